@@ -1,0 +1,67 @@
+"""Applying a mask to a loaded model, and taking it off again without a trace."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from persona_prune.masks import Mask
+from persona_prune.models import maskable_linears
+
+
+@contextmanager
+def masked(model: nn.Module, mask: Mask, *, model_fingerprint: str, gamma: float = 0.0) -> Iterator[None]:
+    """Multiply the weights of ``model`` with ``G = M + gamma (1 - M)`` (equations 6 and 7) while the body runs.
+
+    Only the dropped weights are copied aside; on exit they are written back, so that every weight is bit for bit what
+    it was, also when the body raises.
+
+    Args:
+        model: the model; its weights are changed in place.
+        mask: which weights to keep.
+        model_fingerprint: fingerprint of the dense ``model`` (`models.fingerprint`).
+        gamma: what dropped weights are multiplied with, in [0, 1); 0 removes them.
+
+    Raises:
+        ValueError: the mask was made for other weights, or ``gamma`` is out of range; nothing is changed then.
+    """
+    if not 0 <= gamma < 1:
+        raise ValueError(f"gamma must be in [0, 1), got {gamma}")
+    linears = check_fits(model, mask, model_fingerprint)
+    saved: list[tuple[Tensor, Tensor, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for name, module in linears.items():
+                weight = module.weight.data
+                dropped = mask.keep(name).logical_not_().flatten().nonzero()[:, 0].to(weight.device)
+                flat = weight.view(-1)
+                original = flat.index_select(0, dropped)
+                saved.append((flat, dropped, original))
+                flat.index_copy_(0, dropped, original * gamma if gamma else torch.zeros_like(original))
+        yield
+    finally:
+        with torch.no_grad():
+            for flat, dropped, original in saved:
+                flat.index_copy_(0, dropped, original)
+
+
+def check_fits(model: nn.Module, mask: Mask, model_fingerprint: str) -> dict[str, nn.Linear]:
+    """Return the maskable Linears of ``model`` if ``mask`` was made for exactly these weights.
+
+    Raises:
+        ValueError: it was made for another model.
+    """
+    linears = maskable_linears(model)
+    shapes = {name: (module.out_features, module.in_features) for name, module in linears.items()}
+    if dict(mask.shapes) != shapes:
+        raise ValueError(
+            f"the mask covers {len(mask.shapes)} Linears of another model; this one has {len(shapes)}, "
+            f"the first {next(iter(shapes.items()))}"
+        )
+    if mask.model_fingerprint != model_fingerprint:
+        raise ValueError(
+            f"the mask was made for the model with fingerprint {mask.model_fingerprint}, not {model_fingerprint}: "
+            "build it again for these weights"
+        )
+    return linears

@@ -1,0 +1,126 @@
+"""Checking a command line as a whole: every job of a sweep is composed and built before the first one starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from persona_prune.config import ConfigError, build, neighbours
+
+
+def config_directory() -> Path:
+    """Return the directory of the YAML files: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def check_command_line(arguments: Sequence[str]) -> None:
+    """Check groups, keys and values of every job that ``arguments`` describe; nothing is loaded or written.
+
+    Raises:
+        ConfigError: with all problems found.
+    """
+    options = get_args_parser().parse_args(list(arguments))
+    asks_hydra = (options.help, options.hydra_help, options.cfg, options.info, options.shell_completion)
+    if any(asks_hydra):
+        return
+    try:
+        overrides = OverridesParser.create().parse_overrides(options.overrides)
+    except HydraException as error:
+        raise ConfigError([str(error).splitlines()[0]]) from None
+    search_path = [f"hydra.searchpath=[file://{Path(options.config_dir).absolute()}]"] if options.config_dir else []
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        own = [o for o in overrides if not o.key_or_group.startswith("hydra")]
+        problems = _group_problems(loader, own)
+        if not problems:
+            problems += _key_problems(loader, own, search_path)
+        if problems:
+            raise ConfigError(problems)
+        for job in _jobs(own):
+            try:
+                build(_compose([*search_path, *job]), sweep=options.multirun)
+            except ConfigError as error:
+                problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def _group_problems(loader: ConfigLoader, overrides: Sequence[Override]) -> list[str]:
+    groups = loader.list_groups("")
+    problems = []
+    for override in overrides:
+        if override.key_or_group not in groups or override.type == OverrideType.DEL:
+            continue
+        options = loader.get_group_options(override.key_or_group)
+        for choice in _values(override):
+            for name in choice if isinstance(choice, list) else [choice]:
+                if name is not None and str(name) not in options:
+                    problems.append(
+                        f"{override.key_or_group}={name}: no such option; {neighbours(str(name), options)}"
+                    )
+    return problems
+
+
+def _key_problems(loader: ConfigLoader, overrides: Sequence[Override], search_path: Sequence[str]) -> list[str]:
+    groups = loader.list_groups("")
+    lines = [_first_value(override) for override in overrides if override.key_or_group in groups]
+    cfg = _compose([*search_path, *lines])
+    problems = []
+    for override in overrides:
+        key = override.key_or_group
+        if key in groups or override.type != OverrideType.CHANGE:
+            continue
+        node: object = cfg
+        for depth, part in enumerate(key.split(".")):
+            if not isinstance(node, DictConfig):
+                problems.append(f"{key}: {'.'.join(key.split('.')[:depth])} has no keys of its own")
+                break
+            if part not in node:
+                known = [str(name) for name in node if name != "_target_"]
+                problems.append(f"{key}: unknown key; {neighbours(part, known)}")
+                break
+            node = OmegaConf.to_container(node)[part] if OmegaConf.is_missing(node, part) else node[part]
+    return problems
+
+
+def _jobs(overrides: Sequence[Override]) -> list[list[str]]:
+    """Return the overrides of every job; ranges that only a smart sweeper understands are left out."""
+    jobs: list[list[str]] = [[]]
+    for override in overrides:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            continue
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            lines = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            lines = [str(override.input_line)]
+        jobs = [[*job, line] for job in jobs for line in lines]
+    return jobs
+
+
+def _values(override: Override) -> list[object]:
+    if not override.is_sweep_override():
+        return [override.value()]
+    return list(override.sweep_iterator()) if override.is_discrete_sweep() else []
+
+
+def _first_value(override: Override) -> str:
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([" ".join(str(error).split())]) from None

@@ -1,0 +1,209 @@
+"""From a composed configuration to checked objects: every key is consumed or refused, before any weights load."""
+
+import difflib
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from persona_prune.data import Calibration, without_leaks
+from persona_prune.evaluators.base import Evaluator
+from persona_prune.methods.base import Method, NoMask
+from persona_prune.models import ModelSpec, pick_device
+from persona_prune.personas import Persona
+from persona_prune.tracking import Tracker
+
+_NODES = ("model", "persona", "calibration", "method", "tracker")
+_VALUES = ("study", "seed", "output_dir")
+
+
+class ConfigError(ValueError):
+    """One or more problems with a configuration; one line each in ``problems``."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs, checked."""
+
+    model: ModelSpec
+    persona: Persona
+    calibration: Calibration
+    method: Method | NoMask
+    evaluators: Mapping[str, Evaluator]
+    tracker: Tracker
+    study: str
+    seed: int
+    name: str
+    directory: Path
+    config: Mapping[str, Any]
+    config_hash: str
+
+
+def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
+    """Return the plan of a run; nothing heavy is loaded and nothing is written.
+
+    Args:
+        cfg: the composed configuration, without the ``hydra`` node.
+        sweep: whether this is one job of several, so that ``output_dir`` is their parent and not the run directory.
+
+    Raises:
+        ConfigError: with all problems found, not only the first.
+    """
+    config, problems = _resolved(cfg)
+    problems += _unknown(config, (*_NODES, *_VALUES, "evaluator"), "")
+    nodes: dict[str, Any] = {}
+    for key in _NODES:
+        nodes[key] = _instantiate(key, config.get(key), problems)
+    evaluators = {}
+    if not isinstance(config.get("evaluator"), dict) or not config["evaluator"]:
+        problems.append("evaluator: name at least one, such as evaluator=[choice,capability]")
+    else:
+        for key, node in config["evaluator"].items():
+            evaluators[key] = _instantiate(f"evaluator.{key}", node, problems)
+    problems += _value_problems(config)
+    if nodes["persona"] is not None:
+        problems += _data_problems(nodes, evaluators)
+    if problems:
+        raise ConfigError(problems)
+
+    persona, method = nodes["persona"], nodes["method"]
+    identity = {key: value for key, value in config.items() if key not in ("tracker", "output_dir")}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    parts = [nodes["model"].name, persona.name + ("-flipped" if persona.flip else ""), method.name]
+    parts += [f"{method.sparsity:g}"] if not isinstance(method, NoMask) else []
+    name = "-".join([*parts, f"seed{config['seed']}"])
+    directory = Path("outputs") / config["study"] / f"{name}-{digest[:6]}"
+    if config["output_dir"] is not None:
+        chosen = Path(config["output_dir"]).expanduser()
+        directory = chosen / directory.name if sweep else chosen
+    _check_writable(directory)
+    return Plan(
+        **nodes,
+        evaluators=evaluators,
+        study=config["study"],
+        seed=config["seed"],
+        name=name,
+        directory=directory,
+        config=config,
+        config_hash=digest,
+    )
+
+
+def neighbours(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean ...?" for a near miss, else the list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"there is {', '.join(known)}"
+
+
+def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([str(error).splitlines()[0]]) from None
+    missing = [f"{key}: no value; give one with {key}=..." for key in sorted(OmegaConf.missing_keys(cfg))]
+    return cast(dict[str, Any], config), missing
+
+
+def _unknown(config: Mapping[str, Any], known: Iterable[str], prefix: str) -> list[str]:
+    known = list(known)
+    return [f"{prefix}{key}: unknown key; {neighbours(key, known)}" for key in config if key not in known]
+
+
+def _instantiate(path: str, node: object, problems: list[str]) -> Any:
+    """Return the object a node describes; on failure add to ``problems`` and return None."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        problems.append(f"{path}: expected a group choice with _target_, got {node!r}")
+        return None
+    arguments = {str(key): value for key, value in node.items() if key != "_target_"}
+    if "???" in arguments.values():
+        return None  # reported as missing already
+    try:
+        target = get_object(node["_target_"])
+    except Exception as error:
+        problems.append(f"{path}._target_: {str(error).splitlines()[0]}")
+        return None
+    known = list(inspect.signature(target).parameters)
+    unknown = _unknown(arguments, known, f"{path}.")
+    problems += unknown
+    try:
+        return target(**{key: value for key, value in arguments.items() if key in known})
+    except ValidationError as error:
+        for detail in error.errors():
+            where = ".".join(str(part) for part in (path, *detail["loc"]))
+            got = f"={detail['input']}" if detail["loc"] and "missing" not in detail["type"] else ""
+            problems.append(f"{where}{got}: {detail['msg'].removeprefix('Value error, ')}")
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
+    return None
+
+
+def _value_problems(config: Mapping[str, Any]) -> list[str]:
+    problems = []
+    seed, study, output_dir = (config.get(key) for key in ("seed", "study", "output_dir"))
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+        problems.append(f"seed={seed}: must be a whole number in [0, 2^31)")
+    if not isinstance(study, str) or not study or study in (".", "..") or "/" in study:
+        problems.append(f"study={study!r}: must be a name that can be a directory")
+    if output_dir is not None and not isinstance(output_dir, str):
+        problems.append(f"output_dir={output_dir!r}: must be a path")
+    return problems
+
+
+def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any]) -> list[str]:
+    """Read what will be read, so that missing, malformed or leaking files are known now."""
+    problems = []
+    persona, calibration, method, model = (
+        nodes[key] for key in ("persona", "calibration", "method", "model")
+    )
+    checks: list[tuple[str, Any]] = [
+        (f"evaluator.{key}", lambda e=evaluator: e.check(persona))
+        for key, evaluator in evaluators.items()
+        if evaluator is not None
+    ]
+    uses_pairs = calibration is not None and method is not None and not isinstance(method, NoMask)
+    if uses_pairs:
+        checks.append(("calibration", lambda: calibration.check(persona)))
+    if model is not None and hasattr(model, "device"):
+        checks.append(("model", lambda: pick_device(model.device)))
+    for where, check in checks:
+        try:
+            check()
+        except (ValueError, OSError) as error:
+            problems.append(f"{where}: {error}")
+    if uses_pairs and not problems:
+        try:
+            without_leaks(
+                calibration.pairs(persona), evaluated_prompts(persona, evaluators), calibration.on_leak
+            )
+        except ValueError as error:
+            problems.append(f"calibration: {error}")
+    return problems
+
+
+def evaluated_prompts(persona: Persona, evaluators: Mapping[str, Evaluator | None]) -> set[str]:
+    """Return all normalised prompts that any of the evaluators asks."""
+    return {p for evaluator in evaluators.values() if evaluator for p in evaluator.prompts(persona)}
+
+
+def _check_writable(directory: Path) -> None:
+    existing = directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ConfigError([f"output_dir={directory}: {existing} is a file, not a directory"])
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError([f"output_dir={directory}: no permission to write to {existing}"])

@@ -1,0 +1,239 @@
+"""What the mask costs: perplexity on held-out text, and drift on prompts that have nothing to do with the persona."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic.dataclasses import dataclass
+
+from persona_prune.data import PERSONAS_DATA
+from persona_prune.evaluators.base import EvalResult, Progress
+from persona_prune.likelihood import Row, chat_prompt, score
+from persona_prune.models import LoadedModel
+from persona_prune.personas import Persona, normalise
+from persona_prune.validation import STRICT, PositiveInt
+
+_FIRST_WORD_TOKENS = 6
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Capability:
+    """Perplexity and neutral drift.
+
+    ``perplexity`` is over windows of held-out text; ``perplexity_ratio`` is masked / dense. ``neutral_drift`` is the
+    loss of log-probability (nats per token, dense minus masked, mean over prompts) of the dense model's own greedy
+    answers to neutral prompts: perplexity misses a model that answers everything with "No".
+    ``neutral_first_word_kept`` is the share of answers that keep their first word; ``neutral_first_word_shift`` is the
+    largest change, over words, of the share of answers that begin with that word.
+
+    Attributes:
+        text_path: a text file, or null for the embedded text.
+        window: tokens per window; the first token of each is not predicted.
+        max_text_tokens: use the first so many tokens of the text.
+        neutral_path: JSONL with ``prompt``, or null for the 64 embedded prompts.
+        answer_tokens: length of the dense model's answers.
+        batch_size: prompts per batch.
+    """
+
+    text_path: str | None
+    window: PositiveInt
+    max_text_tokens: PositiveInt
+    neutral_path: str | None
+    answer_tokens: PositiveInt
+    batch_size: PositiveInt
+
+    def __post_init__(self) -> None:
+        if self.window < 2:
+            raise ValueError(f"window must be at least 2 tokens, got {self.window}")
+
+    def check(self, persona: Persona) -> None:
+        """Raise ValueError or OSError if the text or the prompts cannot be read."""
+        self._text()
+        self._neutral_prompts()
+
+    def prompts(self, persona: Persona) -> set[str]:
+        """Return the normalised neutral prompts."""
+        return {normalise(prompt) for prompt in self._neutral_prompts()}
+
+    def evaluate(
+        self, loaded: LoadedModel, persona: Persona, dense: EvalResult | None, progress: Progress
+    ) -> EvalResult:
+        """Measure the model; with ``dense``, also its ratio and drift against the dense model."""
+        windows = self._windows(loaded, progress)
+        dense_answers = None if dense is None else [s for s in dense.samples if "answer_ids" in s]
+        neutral = self._neutral(loaded, dense_answers, progress)
+        nll = [sample["values"]["nll"] for sample in windows]
+        weights = [sample["tokens"] for sample in windows]
+        mean_nll = sum(n * w for n, w in zip(nll, weights, strict=True)) / sum(weights)
+        metrics = {"perplexity": _exp(mean_nll)}
+        if dense is not None:
+            metrics["perplexity_ratio"] = _exp(mean_nll - math.log(dense.metrics["perplexity"]))
+            metrics["neutral_first_word_shift"] = _shift(
+                [sample["first_word"] for sample in neutral],
+                [sample["first_word"] for sample in dense_answers or []],
+            )
+        return EvalResult([*windows, *neutral], metrics)
+
+    def _windows(self, loaded: LoadedModel, progress: Progress) -> list[dict[str, Any]]:
+        tokenizer = loaded.tokenizer
+        ids = tokenizer(self._text(), verbose=False).input_ids[: self.max_text_tokens]
+        if len(ids) < 2:
+            raise ValueError("capability.text_path: the text has fewer than two tokens")
+        rows = [
+            Row((ids[start],), (tuple(ids[start + 1 : start + self.window]),))
+            for start in range(0, len(ids) - 1, self.window)
+        ]
+        # As many tokens at once as the neutral prompts would be, to keep the logits of a large vocabulary in bounds.
+        per_batch = max(1, self.batch_size * 64 // self.window)
+        answers = score(
+            loaded.model,
+            rows,
+            pad_id=tokenizer.pad_token_id,
+            batch_size=per_batch,
+            on_batch=progress("perplexity", len(rows)),
+        )
+        return [
+            {
+                "id": f"text-{i}",
+                "tokens": len(row.branches[0]),
+                "values": {"nll": -answer.log_probs.double().mean().item()},
+            }
+            for i, (row, (answer,)) in enumerate(zip(rows, answers, strict=True))
+        ]
+
+    def _neutral(
+        self, loaded: LoadedModel, dense_answers: Sequence[dict[str, Any]] | None, progress: Progress
+    ) -> list[dict[str, Any]]:
+        """Return one sample a prompt; for the dense model its answers, for a masked one the drift on those answers."""
+        tokenizer = loaded.tokenizer
+        prompts = self._neutral_prompts()
+        encoded = [
+            tuple(tokenizer(chat_prompt(tokenizer, prompt), add_special_tokens=False).input_ids)
+            for prompt in prompts
+        ]
+        length = self.answer_tokens if dense_answers is None else min(_FIRST_WORD_TOKENS, self.answer_tokens)
+        generated = _greedy(
+            loaded, encoded, length, self.batch_size, progress("neutral answers", len(prompts))
+        )
+        answers = generated if dense_answers is None else [tuple(s["answer_ids"]) for s in dense_answers]
+        rows = [Row(prompt, (answer,)) for prompt, answer in zip(encoded, answers, strict=True)]
+        scored = score(
+            loaded.model,
+            rows,
+            pad_id=tokenizer.pad_token_id,
+            batch_size=self.batch_size,
+            on_batch=progress("neutral drift", len(rows)),
+        )
+        samples = []
+        for i, (prompt, answer, first_tokens, (likelihood,)) in enumerate(
+            zip(prompts, answers, generated, scored, strict=True)
+        ):
+            log_prob = likelihood.log_probs.double().mean().item()
+            first_word = _first_word(
+                tokenizer.decode(first_tokens[:_FIRST_WORD_TOKENS], skip_special_tokens=True)
+            )
+            sample = {
+                "id": f"neutral-{i}",
+                "prompt": prompt,
+                "answer": tokenizer.decode(answer, skip_special_tokens=True),
+                "answer_ids": list(answer),
+                "first_word": first_word,
+                "values": {"neutral_log_prob": log_prob},
+            }
+            if dense_answers is not None:
+                reference = dense_answers[i]
+                sample["values"] |= {
+                    "neutral_drift": reference["values"]["neutral_log_prob"] - log_prob,
+                    "neutral_first_word_kept": float(first_word == reference["first_word"]),
+                }
+            samples.append(sample)
+        return samples
+
+    def _text(self) -> str:
+        path = _file(self.text_path, PERSONAS_DATA / "neutral" / "heldout.txt", "capability.text_path")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
+        if not text.strip():
+            raise ValueError(f"{path}: the text is empty")
+        return text
+
+    def _neutral_prompts(self) -> list[str]:
+        path = _file(self.neutral_path, PERSONAS_DATA / "neutral" / "prompts.jsonl", "capability.neutral_path")
+        prompts = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+            if line.strip():
+                try:
+                    prompts.append(str(json.loads(line)["prompt"]))
+                except (ValueError, KeyError, TypeError):
+                    raise ValueError(f"{path}, line {number}: expected an object with 'prompt'") from None
+        if not prompts:
+            raise ValueError(f"{path}: no prompts in the file")
+        return prompts
+
+
+@torch.inference_mode()
+def _greedy(
+    loaded: LoadedModel,
+    prompts: Sequence[tuple[int, ...]],
+    max_new_tokens: int,
+    batch_size: int,
+    advance: Any,
+) -> list[tuple[int, ...]]:
+    """Return the model's greedy answers as token ids, without the end token unless it is all there is."""
+    tokenizer, model = loaded.tokenizer, loaded.model
+    pad = tokenizer.pad_token_id
+    answers: list[tuple[int, ...]] = [()] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        width = max(len(prompts[i]) for i in chosen)
+        ids = torch.tensor([[pad] * (width - len(prompts[i])) + list(prompts[i]) for i in chosen])
+        attention = torch.tensor(
+            [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen]
+        )
+        output = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=attention.to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=pad,
+        )
+        ends = model.generation_config.eos_token_id
+        ends = set(ends) if isinstance(ends, list) else {ends}
+        for i, row in zip(chosen, output[:, width:].tolist(), strict=True):
+            stop = next((at for at, token in enumerate(row) if token in ends), len(row))
+            answers[i] = tuple(row[: max(stop, 1)])
+        advance(len(chosen))
+    return answers
+
+
+def _first_word(text: str) -> str:
+    match = re.search(r"\w[\w'’-]*", text)
+    return match[0].casefold() if match else ""
+
+
+def _shift(words: Sequence[str], dense_words: Sequence[str]) -> float:
+    now, before = Counter(words), Counter(dense_words)
+    return max(abs(now[w] / len(words) - before[w] / len(dense_words)) for w in now | before)
+
+
+def _exp(value: float) -> float:
+    """``exp`` that stays finite: a destroyed model's perplexity is reported as 1e300, not as infinity."""
+    return math.exp(min(value, 690.0))
+
+
+def _file(path: str | None, embedded: Path, key: str) -> Path:
+    chosen = embedded if path is None else Path(path).expanduser()
+    if not chosen.is_file():
+        raise FileNotFoundError(f"evaluator.{key}: no file at {chosen}")
+    return chosen

@@ -1,0 +1,1 @@
+"""Methods that score weights: one file each, pure tensor maths."""

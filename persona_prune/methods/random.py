@@ -1,0 +1,25 @@
+"""A random mask: the control that every other mask has to beat."""
+
+import zlib
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from persona_prune.methods.base import Layer
+from persona_prune.validation import STRICT, Fraction, Name
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Random:
+    """Drop the same number of weights in every row as any other method would, chosen by ``seed``."""
+
+    name: Name
+    sparsity: Fraction
+    gamma: Fraction
+    seed: int
+
+    def score(self, layer: Layer) -> Tensor:
+        """Return uniform scores that depend on the seed and the Linear's name only, ``[out_features, in_features]``."""
+        generator = torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(layer.name.encode()))
+        return torch.rand(layer.weight.shape, generator=generator).to(layer.weight.device)

@@ -1,0 +1,229 @@
+"""What a person reads: the closing lines of a run, and one self-contained HTML page."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from persona_prune.evaluators.base import EvalResult
+from persona_prune.masks import Mask, difference
+from persona_prune.statistics import item_values
+
+matplotlib.use("Agg")
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    # A grey that reads on white and on black, as the page follows the reader's colour scheme.
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#808890"
+    ),
+}
+_MASKED, _DENSE = "#3b82c4", "#c4763b"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Everything a run's page is made from."""
+
+    name: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    results: Mapping[str, EvalResult]
+    dense: Mapping[str, EvalResult]
+    mask: Mask | None
+    opposite: Mask | None
+
+
+def summary_lines(name: str, metrics: Mapping[str, float]) -> str:
+    """Return the few lines a run ends with: accuracy, margin, perplexity against dense."""
+    lines = [name]
+    for key, label in (
+        ("choice/accuracy", "accuracy"),
+        ("choice/accuracy_norm", "accuracy per token"),
+        ("choice/margin", "margin"),
+        ("capability/perplexity", "perplexity"),
+    ):
+        if key in metrics:
+            line = f"  {label:<20}{metrics[key]:>9.3f}{_interval(metrics, key)}   dense {metrics[f'dense/{key}']:.3f}"
+            if f"{key}_p" in metrics:
+                line += f"   p = {metrics[f'{key}_p']:.2g}"
+            if key == "capability/perplexity" and "capability/perplexity_ratio" in metrics:
+                line += f"   ratio {metrics['capability/perplexity_ratio']:.3f}"
+            lines.append(line)
+    if "capability/neutral_drift" in metrics:
+        lines.append(f"  {'neutral drift':<20}{metrics['capability/neutral_drift']:>9.3f} nats per token")
+    return "\n".join(lines)
+
+
+def run_page(facts: RunFacts) -> str:
+    """Return the HTML page of one run."""
+    environment = Environment(
+        loader=PackageLoader("persona_prune", "templates"), autoescape=select_autoescape(default=True)
+    )
+    return environment.get_template("run.html").render(
+        name=facts.name,
+        rows=_table(facts.metrics, facts.results),
+        verdict=_verdict(facts.metrics),
+        plots=_plots(facts),
+        examples=_examples(facts),
+        config=yaml.safe_dump(dict(facts.config), sort_keys=False),
+        facts=_facts(facts),
+    )
+
+
+def _table(metrics: Mapping[str, float], results: Mapping[str, EvalResult]) -> list[dict[str, str]]:
+    """Return one row a metric, masked beside dense, with intervals, difference and p-value."""
+    rows = []
+    for evaluator, result in results.items():
+        for metric in [*result.means(), *result.metrics]:
+            key = f"{evaluator}/{metric}"
+            dense = f"dense/{key}"
+            delta = f"{key}_delta"
+            rows.append(
+                {
+                    "metric": key,
+                    "masked": f"{metrics[key]:.3f}{_interval(metrics, key)}",
+                    "dense": f"{metrics[dense]:.3f}{_interval(metrics, dense)}" if dense in metrics else "",
+                    "delta": f"{metrics[delta]:+.3f}{_interval(metrics, delta)}" if delta in metrics else "",
+                    "p": f"{metrics[f'{key}_p']:.2g}" if f"{key}_p" in metrics else "",
+                }
+            )
+    return rows
+
+
+def _interval(metrics: Mapping[str, float], key: str) -> str:
+    if f"{key}_low" not in metrics:
+        return ""
+    return f" [{metrics[f'{key}_low']:.3f}, {metrics[f'{key}_high']:.3f}]"
+
+
+def _verdict(metrics: Mapping[str, float]) -> list[str]:
+    """Say in words what the figures do and don't show."""
+    sentences = []
+    if "choice/margin_delta" in metrics:
+        delta, low, high = (metrics[f"choice/margin_delta{end}"] for end in ("", "_low", "_high"))
+        if low > 0:
+            text = "The mask moves the model towards the persona"
+        elif high < 0:
+            text = "The mask moves the model away from the persona"
+        else:
+            text = "No shift towards or away from the persona is shown"
+        sentences.append(f"{text}: margin {delta:+.3f} nats per token against dense [{low:+.3f}, {high:+.3f}].")
+    if "capability/perplexity_ratio" in metrics:
+        ratio = metrics["capability/perplexity_ratio"]
+        cost = "little" if ratio <= 1.05 else "noticeably" if ratio <= 1.5 else "badly"
+        sentences.append(f"It costs general ability {cost}: perplexity {ratio:.3g} times the dense model's.")
+        if ratio > 1.5:
+            sentences.append("At that cost the choice figures say nothing about a persona.")
+    if "capability/neutral_drift" in metrics:
+        drift = metrics["capability/neutral_drift"]
+        sentences.append(f"On neutral prompts the dense model's own answers lose {drift:.3f} nats per token.")
+    return sentences
+
+
+def _facts(facts: RunFacts) -> list[tuple[str, str]]:
+    metrics = facts.metrics
+    shown = [("time, total", f"{metrics['time/total_s']:.1f} s")]
+    shown += [
+        (f"time, {key.removeprefix('time/').removesuffix('_s')}", f"{value:.1f} s")
+        for key, value in metrics.items()
+        if key.startswith("time/") and key != "time/total_s"
+    ]
+    shown.append(("peak memory", f"{metrics['memory/peak_mb']:.0f} MB"))
+    if facts.mask is not None:
+        shown.append(("weights dropped", f"{facts.mask.sparsity:.2%} of {facts.mask.weights:,}"))
+        shown.append(("persona file", f"{metrics['mask/bytes'] / 1e6:.2f} MB"))
+    return shown
+
+
+def _examples(facts: RunFacts) -> list[dict[str, Any]]:
+    """Return the items whose margin the mask moved most, in both directions."""
+    if "choice" not in facts.results or facts.results["choice"] is facts.dense["choice"]:
+        return []
+    before = item_values(facts.dense["choice"].samples, "margin")
+    moved = [
+        {**sample, "dense_margin": before[sample["id"]], "masked_margin": sample["values"]["margin"]}
+        for sample in facts.results["choice"].samples
+    ]
+    moved.sort(key=lambda item: item["masked_margin"] - item["dense_margin"])
+    return [*moved[::-1][:3], *moved[:3]] if len(moved) > 6 else moved
+
+
+def _plots(facts: RunFacts) -> list[tuple[str, Markup]]:
+    plots = []
+    with matplotlib.rc_context(_STYLE):
+        if "choice" in facts.results:
+            plots.append(("Margin of every item, matching minus not matching", _margins(facts)))
+        if facts.mask is not None and facts.opposite is not None:
+            plots.append(("Weights dropped, by layer", _by_layer(_sparsities(facts.mask), "share dropped")))
+            changed = difference(facts.mask, facts.opposite)
+            plots.append(
+                ("Difference from the opposite persona's mask, by layer", _by_layer(changed, "share that differs"))
+            )
+    return plots
+
+
+def _margins(facts: RunFacts) -> Markup:
+    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    series = {"dense": item_values(facts.dense["choice"].samples, "margin")}
+    if facts.results["choice"] is not facts.dense["choice"]:
+        series["masked"] = item_values(facts.results["choice"].samples, "margin")
+    values = np.concatenate([list(items.values()) for items in series.values()])
+    edges = np.linspace(values.min(), values.max() + 1e-9, 25)
+    for label, items in series.items():
+        axes.hist(
+            list(items.values()), edges, alpha=0.6, label=label, color=_DENSE if label == "dense" else _MASKED
+        )
+    axes.axvline(0, color="#808890", linewidth=1, linestyle=":")
+    axes.set_xlabel("log-probability per token, matching minus not matching (nats)")
+    axes.set_ylabel("items")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _sparsities(mask: Mask) -> dict[str, float]:
+    return {name: mask.sparsity_of(name) for name in mask.shapes}
+
+
+def _by_layer(shares: Mapping[str, float], label: str) -> Markup:
+    """Plot a share by layer, attention and MLP Linears apart."""
+    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    for kind, colour in (("attention", _MASKED), ("MLP", _DENSE)):
+        points: dict[int, list[float]] = {}
+        for name, share in shares.items():
+            if ("mlp" in name) == (kind == "MLP"):
+                points.setdefault(_layer(name), []).append(share)
+        if points:
+            axes.plot(
+                sorted(points), [float(np.mean(points[i])) for i in sorted(points)], "o-", ms=3, color=colour, label=kind
+            )
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("layer")
+    axes.set_ylabel(label)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _layer(name: str) -> int:
+    numbers: Sequence[str] = [part for part in name.split(".") if part.isdigit()]
+    return int(numbers[0]) if numbers else 0
+
+
+def _svg(figure: Figure) -> Markup:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return Markup(text[text.index("<svg") :])

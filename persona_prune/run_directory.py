@@ -1,0 +1,165 @@
+"""The directory a run leaves behind: status, log, timings, and results that appear whole or not at all."""
+
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+_OURS = (
+    ".hydra",
+    "metrics.json",
+    "samples",
+    "persona.safetensors",
+    "run.log",
+    "status.json",
+    "report.html",
+    "wandb",
+)
+
+
+class RunDirectory:
+    """One run's directory while it is being filled; use `open_run_directory`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and log its seconds and the peak memory so far."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        log.info("%-10s %6.1f s   peak memory %.0f MB", name, self.seconds[name], peak_memory_mb())
+
+    def progress(self, label: str, total: int) -> Callable[[int], object]:
+        """Start a progress bar with a rate; it is drawn on a terminal only and disappears when complete."""
+        bar = tqdm(total=total, desc=label, leave=False, disable=None, unit="item")
+
+        def advance(done: int) -> None:
+            bar.update(done)
+            if bar.n >= total:
+                bar.close()
+
+        return advance
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file, all or nothing."""
+        write_text(self.path / name, json.dumps(content, indent=2) + "\n")
+
+    def write_samples(self, evaluator: str, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``samples/<evaluator>.jsonl``, one line an item."""
+        (self.path / "samples").mkdir(exist_ok=True)
+        lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+        write_text(self.path / "samples" / f"{evaluator}.jsonl", lines)
+
+    def status(self, status: str, config_hash: str, error: str | None = None) -> None:
+        """Write ``status.json``: running, done or failed."""
+        self.write_json(
+            "status.json",
+            {"status": status, "config_hash": config_hash, "error": error, "time": time.time()},
+        )
+
+
+@contextmanager
+def open_run_directory(
+    path: Path, config: Mapping[str, Any], config_hash: str, overrides: Sequence[str]
+) -> Iterator[RunDirectory]:
+    """Make the directory, log into it while the body runs, and leave a true status behind, whatever happens.
+
+    A run of the same configuration is replaced; a finished one of another configuration is moved to ``previous-N``
+    inside the directory first, so that nothing is lost and results of two runs never mix.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    _make_room(path, config_hash)
+    run = RunDirectory(path)
+    run.status("running", config_hash)
+    (path / ".hydra").mkdir(exist_ok=True)
+    write_text(path / ".hydra" / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    write_text(path / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(list(overrides)))
+    with _logging_to(path / "run.log"):
+        try:
+            yield run
+        except KeyboardInterrupt:
+            run.status("failed", config_hash, "interrupted")
+            raise
+        except BaseException as error:
+            run.status("failed", config_hash, one_line(error))
+            log.debug("traceback", exc_info=error)
+            raise
+        run.status("done", config_hash)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line; its type is named unless it is a plain message to the user."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
+
+
+def peak_memory_mb() -> float:
+    """Return the peak memory of this process in MB: of the accelerator if the model is on one, else of the host."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, all or nothing."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _make_room(path: Path, config_hash: str) -> None:
+    try:
+        previous = json.loads((path / "status.json").read_text())
+    except (OSError, ValueError):
+        previous = {}
+    present = [path / name for name in _OURS if (path / name).exists()]
+    if not present:
+        return
+    number = 1
+    while (path / f"previous-{number}").exists():
+        number += 1
+    aside = path / f"previous-{number}"
+    aside.mkdir()
+    for file in present:
+        file.rename(aside / file.name)
+    if previous.get("status") == "done" and previous.get("config_hash") != config_hash:
+        log.info("%s held another run: moved to %s", path, aside)
+    else:
+        # An unfinished run, or one that this one repeats.
+        import shutil
+
+        shutil.rmtree(aside)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Send this package's log to ``path`` (everything) and to stderr (messages), and keep libraries quiet on stderr."""
+    package = logging.getLogger("persona_prune")
+    root = logging.getLogger()
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    root.addHandler(file)
+    level = package.level
+    package.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+        root.removeHandler(file)
+        file.close()

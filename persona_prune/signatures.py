@@ -1,0 +1,253 @@
+"""Activation signatures: streaming statistics of what enters each Linear, for both poles of a pair at once."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from persona_prune.likelihood import Batch, Row, batches, forward, pack
+from persona_prune.models import cache_root
+from persona_prune.validation import Positions
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1  # of the statistics below: raise it whenever their values change, so that cached ones are not reused
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of one Linear's input, each ``[in_features]`` float32 on the CPU.
+
+    Attributes:
+        mean: mean over tokens of ``x``.
+        mean_abs: mean over tokens of ``|x|`` (equation 2 of the paper).
+        mean_square: mean over tokens of ``x^2`` (the diagonal of equation 5).
+        sequence_mean: mean over sequences of the root mean square of ``x`` over the sequence's tokens.
+        sequence_variance: variance (population) over sequences of the same.
+    """
+
+    mean: Tensor
+    mean_abs: Tensor
+    mean_square: Tensor
+    sequence_mean: Tensor
+    sequence_variance: Tensor
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Statistics by Linear, with what they were taken from.
+
+    ``statistics`` is keyed by one Linear of each group that reads the same tensor (q, k, v; gate, up); ``leader`` maps
+    every Linear to that key.
+    """
+
+    statistics: Mapping[str, Statistics]
+    leader: Mapping[str, str]
+    model_fingerprint: str
+    data_hash: str
+    positions: Positions
+    tokens: int
+    sequences: int
+
+    def __getitem__(self, linear: str) -> Statistics:
+        return self.statistics[self.leader[linear]]
+
+
+class _Accumulator:
+    """Running sums for one pole and one input, in float64 (float32 on devices without it)."""
+
+    def __init__(self, features: int, device: torch.device) -> None:
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self.sums = torch.zeros(5, features, dtype=wide, device=device)
+
+    def add(self, values: Tensor, sequence: Tensor, lengths: Tensor) -> None:
+        """Add tokens ``values [tokens, features]`` that belong to ``sequence [tokens]`` of ``lengths [sequences]``."""
+        squares = values.square()
+        per_sequence = torch.zeros(len(lengths), values.shape[1], device=values.device)
+        per_sequence.index_add_(0, sequence, squares)
+        norms = (per_sequence / lengths[:, None]).sqrt().to(self.sums.dtype)
+        self.sums[0] += values.sum(0)
+        self.sums[1] += values.abs().sum(0)
+        self.sums[2] += squares.sum(0)
+        self.sums[3] += norms.sum(0)
+        self.sums[4] += norms.square().sum(0)
+
+    def statistics(self, tokens: int, sequences: int) -> Statistics:
+        mean, mean_abs, mean_square = self.sums[:3] / tokens
+        norm, square = self.sums[3:] / sequences
+        variance = (square - norm.square()).clamp(min=0)
+        host = [t.float().cpu() for t in (mean, mean_abs, mean_square, norm, variance)]
+        return Statistics(*host)
+
+
+@contextmanager
+def input_hooks(
+    linears: Mapping[str, nn.Linear], observe: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call ``observe(name, input)`` whenever one of ``linears`` runs; hooks are removed on exit, however it happens."""
+    handles = []
+    try:
+        for name, module in linears.items():
+
+            def hook(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                observe(name, inputs[0])
+
+            handles.append(module.register_forward_pre_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def shared_inputs(model: Any, linears: Mapping[str, nn.Linear]) -> dict[str, str]:
+    """Return, for every Linear, the first Linear that reads the same tensor (itself, if it is the first).
+
+    Raises:
+        ValueError: a Linear is not reached by a forward pass, so its activations cannot be read.
+    """
+    seen: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors alive, so that ids stay unique
+    leader: dict[str, str] = {}
+
+    def observe(name: str, tensor: Tensor) -> None:
+        leader[name] = seen.setdefault(id(tensor), (name, tensor))[0]
+
+    with input_hooks(linears, observe):
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    missing = [name for name in linears if name not in leader]
+    if missing:
+        raise ValueError(f"no activation reached {missing[0]} (and {len(missing) - 1} other Linears)")
+    return leader
+
+
+@torch.inference_mode()
+def collect(
+    model: Any,
+    linears: Mapping[str, nn.Linear],
+    rows: Sequence[Row],
+    *,
+    pad_id: int,
+    batch_size: int,
+    positions: Positions,
+    model_fingerprint: str,
+    data_hash: str,
+    on_batch: Callable[[int], object] = lambda rows_done: None,
+) -> tuple[Signature, Signature]:
+    """Return the signatures of branch 0 (target) and branch 1 (contrast) of ``rows``, from one pass over them.
+
+    Raises:
+        ValueError: there are no rows, or a Linear is never reached.
+    """
+    if not rows:
+        raise ValueError("no calibration pairs: a signature needs at least one")
+    leader = shared_inputs(model, linears)
+    leaders = {name: linears[name] for name in linears if leader[name] == name}
+    sums = {
+        name: [_Accumulator(module.in_features, module.weight.device) for _ in range(2)]
+        for name, module in leaders.items()
+    }
+    selected: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def observe(name: str, tensor: Tensor) -> None:
+        flat = tensor.flatten(0, -2)
+        for accumulator, (index, sequence, lengths) in zip(sums[name], selected, strict=True):
+            index, sequence, lengths = (t.to(flat.device) for t in (index, sequence, lengths))
+            accumulator.add(flat.index_select(0, index).float(), sequence, lengths)
+
+    tokens = [0, 0]
+    with input_hooks(leaders, observe):
+        for indices in batches(rows, batch_size):
+            batch = pack([rows[i] for i in indices], pad_id, model.device)
+            selected[:] = [_positions(batch, pole, positions) for pole in range(2)]
+            for pole in range(2):
+                tokens[pole] += len(selected[pole][0])
+            forward(model, batch, tail=1)
+            on_batch(len(indices))
+    target, contrast = (
+        Signature(
+            {name: pair[pole].statistics(tokens[pole], len(rows)) for name, pair in sums.items()},
+            leader,
+            model_fingerprint,
+            data_hash,
+            positions,
+            tokens[pole],
+            len(rows),
+        )
+        for pole in range(2)
+    )
+    return target, contrast
+
+
+def _positions(batch: Batch, pole: int, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+    """Return flat token indices, the row of each, and the number of tokens by row, for one pole of a batch."""
+    chosen = batch.branch == pole
+    if positions == "all":
+        chosen = chosen | (batch.branch == -1)
+    return chosen.flatten().nonzero()[:, 0], chosen.nonzero()[:, 0], chosen.sum(1)
+
+
+def cache_file(model_fingerprint: str, data_hash: str, settings: Mapping[str, object]) -> Path:
+    """Return where the two signatures of these inputs are kept; the name depends on everything that changes them."""
+    key = json.dumps([_VERSION, model_fingerprint, data_hash, sorted(settings.items())])
+    return cache_root() / "signatures" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+
+
+def save(path: Path, signatures: tuple[Signature, Signature]) -> None:
+    """Write target and contrast signature to ``path`` (safetensors), all or nothing."""
+    tensors = {
+        f"{pole}/{name}/{field.name}": getattr(statistics, field.name)
+        for pole, signature in zip(("target", "contrast"), signatures, strict=True)
+        for name, statistics in signature.statistics.items()
+        for field in fields(Statistics)
+    }
+    first, second = signatures
+    manifest = {
+        "leader": dict(first.leader),
+        "model_fingerprint": first.model_fingerprint,
+        "data_hash": first.data_hash,
+        "positions": first.positions,
+        "tokens": [first.tokens, second.tokens],
+        "sequences": first.sequences,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    save_file(tensors, partial, metadata={"manifest": json.dumps(manifest)})
+    partial.replace(path)
+
+
+def load(path: Path) -> tuple[Signature, Signature] | None:
+    """Read what `save` wrote; None if there is no such file or it is damaged (said in the log)."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            manifest = json.loads(file.metadata()["manifest"])
+            leaders = dict.fromkeys(manifest["leader"].values())
+            poles = [
+                {
+                    name: Statistics(
+                        *(file.get_tensor(f"{pole}/{name}/{field.name}") for field in fields(Statistics))
+                    )
+                    for name in leaders
+                }
+                for pole in ("target", "contrast")
+            ]
+        common = (manifest["leader"], manifest["model_fingerprint"], manifest["data_hash"])
+        target, contrast = (
+            Signature(statistics, *common, manifest["positions"], tokens, manifest["sequences"])
+            for statistics, tokens in zip(poles, manifest["tokens"], strict=True)
+        )
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        log.warning("cached signature %s is damaged (%s): computing it again", path, error)
+        return None
+    return target, contrast

@@ -1,0 +1,100 @@
+"""Intervals and paired tests over items; scipy does the mathematics."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from persona_prune.evaluators.base import EvalResult
+
+Floats = NDArray[np.float64]
+
+_RESAMPLES = 10_000
+
+
+def summarise(result: EvalResult) -> dict[str, float]:
+    """Return every metric of ``result``; item metrics with the ends of their 95% bootstrap interval.
+
+    ``<metric>_low`` and ``<metric>_high`` are percentiles of the mean over resampled items.
+    """
+    figures: dict[str, float] = dict(result.metrics)
+    for metric, mean in result.means().items():
+        values = np.array([v for v in item_values(result.samples, metric).values()])
+        low, high = bootstrap_interval(values)
+        figures |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+    return figures
+
+
+def compare(result: EvalResult, reference: EvalResult, metrics: Sequence[str]) -> dict[str, float]:
+    """Return the paired difference ``result - reference`` of each metric over the items both have.
+
+    ``<metric>_delta`` with ``_low``, ``_high`` (95% bootstrap over items) and ``<metric>_p``: two-sided, McNemar's exact
+    test where all values are 0 or 1, else a sign-flip permutation test of the mean difference.
+    """
+    figures: dict[str, float] = {}
+    for metric in metrics:
+        ours, theirs = item_values(result.samples, metric), item_values(reference.samples, metric)
+        shared = [item for item in ours if item in theirs]
+        if not shared:
+            continue
+        first = np.array([ours[item] for item in shared])
+        second = np.array([theirs[item] for item in shared])
+        difference = first - second
+        low, high = bootstrap_interval(difference)
+        binary = bool(np.isin(np.concatenate([first, second]), (0.0, 1.0)).all())
+        p = mcnemar(difference) if binary else sign_flip(difference)
+        figures |= {
+            f"{metric}_delta": float(difference.mean()),
+            f"{metric}_delta_low": low,
+            f"{metric}_delta_high": high,
+            f"{metric}_p": p,
+        }
+    return figures
+
+
+def item_values(samples: Sequence[Mapping[str, Any]], metric: str) -> dict[Any, float]:
+    """Return item id -> value for the items the metric applies to."""
+    return {s["id"]: s["values"][metric] for s in samples if s["values"].get(metric) is not None}
+
+
+def bootstrap_interval(values: Floats) -> tuple[float, float]:
+    """Return the 95% percentile bootstrap interval of the mean; the mean itself, twice, for a single value."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return float(values.mean()), float(values.mean())
+    result = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(0),
+        batch=max(1, 10_000_000 // len(values)),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def mcnemar(difference: Floats) -> float:
+    """Return the exact two-sided McNemar p-value from paired differences in {-1, 0, 1}; 1.0 without discordant pairs."""
+    better, worse = int((difference > 0).sum()), int((difference < 0).sum())
+    if better + worse == 0:
+        return 1.0
+    return float(stats.binomtest(better, better + worse, 0.5).pvalue)
+
+
+def sign_flip(difference: Floats) -> float:
+    """Return the two-sided p-value of the mean under random sign flips of the paired differences."""
+    if not difference.any():
+        return 1.0
+    if len(difference) < 2:
+        return 1.0
+    result = stats.permutation_test(
+        (difference, np.zeros_like(difference)),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        rng=np.random.default_rng(0),
+        batch=max(1, 10_000_000 // len(difference)),
+    )
+    return float(result.pvalue)

@@ -1,0 +1,20 @@
+"""Shared pydantic settings and field types, so that every configured class refuses bad values alike."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+"""Configuration of every dataclass built from YAML: unknown keys and wrong types are errors."""
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""A number in [0, 1): sparsity, gating factor."""
+
+PositiveInt = Annotated[int, Field(ge=1)]
+"""A count of at least one: batch sizes, lengths, limits."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+"""A name that is safe as a file name: letters, digits and ``_ . + -``."""
+
+Positions = Literal["response", "all"]
+"""Which tokens a statistic sees: the answer's, or prompt and answer."""
