@@ -40,9 +40,8 @@ def check_command_line(arguments: Sequence[str]) -> None:
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         own = [o for o in overrides if not o.key_or_group.startswith("hydra")]
-        problems = _group_problems(loader, own)
-        if not problems:
-            problems += _key_problems(loader, own, search_path)
+        problems, bad_groups = _group_problems(loader, own)
+        problems += _key_problems(loader, [o for o in own if o.key_or_group not in bad_groups], search_path)
         if problems:
             raise ConfigError(problems)
         for job in _jobs(own):
@@ -54,20 +53,21 @@ def check_command_line(arguments: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def _group_problems(loader: ConfigLoader, overrides: Sequence[Override]) -> list[str]:
+def _group_problems(loader: ConfigLoader, overrides: Sequence[Override]) -> tuple[list[str], set[str]]:
     groups = loader.list_groups("")
-    problems = []
+    problems: list[str] = []
+    bad: set[str] = set()
     for override in overrides:
         if override.key_or_group not in groups or override.type == OverrideType.DEL:
             continue
         options = loader.get_group_options(override.key_or_group)
         for choice in _values(override):
             for name in choice if isinstance(choice, list) else [choice]:
-                if name is not None and str(name) not in options:
-                    problems.append(
-                        f"{override.key_or_group}={name}: no such option; {neighbours(str(name), options)}"
-                    )
-    return problems
+                if name is not None and (str(name) not in options or str(name).startswith("_")):
+                    known = [option for option in options if not option.startswith("_")]
+                    problems.append(f"{override.key_or_group}={name}: no such option; {neighbours(str(name), known)}")
+                    bad.add(override.key_or_group)
+    return problems, bad
 
 
 def _key_problems(loader: ConfigLoader, overrides: Sequence[Override], search_path: Sequence[str]) -> list[str]:
@@ -84,11 +84,11 @@ def _key_problems(loader: ConfigLoader, overrides: Sequence[Override], search_pa
             if not isinstance(node, DictConfig):
                 problems.append(f"{key}: {'.'.join(key.split('.')[:depth])} has no keys of its own")
                 break
-            if part not in node:
+            if part not in list(node):
                 known = [str(name) for name in node if name != "_target_"]
                 problems.append(f"{key}: unknown key; {neighbours(part, known)}")
                 break
-            node = OmegaConf.to_container(node)[part] if OmegaConf.is_missing(node, part) else node[part]
+            node = None if OmegaConf.is_missing(node, part) else node[part]
     return problems
 
 

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import inspect
 import json
-import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,10 +145,14 @@ def _instantiate(path: str, node: object, problems: list[str]) -> Any:
         for detail in error.errors():
             where = ".".join(str(part) for part in (path, *detail["loc"]))
             got = f"={detail['input']}" if detail["loc"] and "missing" not in detail["type"] else ""
-            problems.append(f"{where}{got}: {detail['msg'].removeprefix('Value error, ')}")
+            problems.append(f"{where}{got}: {_message(detail['msg'])}")
     except ValueError as error:
         problems.append(f"{path}: {error}")
     return None
+
+
+def _message(text: str) -> str:
+    return text.removeprefix("Value error, ").replace("Input should be", "must be")
 
 
 def _value_problems(config: Mapping[str, Any]) -> list[str]:
@@ -166,9 +170,7 @@ def _value_problems(config: Mapping[str, Any]) -> list[str]:
 def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any]) -> list[str]:
     """Read what will be read, so that missing, malformed or leaking files are known now."""
     problems = []
-    persona, calibration, method, model = (
-        nodes[key] for key in ("persona", "calibration", "method", "model")
-    )
+    persona, calibration, method, model = (nodes[key] for key in ("persona", "calibration", "method", "model"))
     checks: list[tuple[str, Any]] = [
         (f"evaluator.{key}", lambda e=evaluator: e.check(persona))
         for key, evaluator in evaluators.items()
@@ -186,9 +188,7 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any]) -> l
             problems.append(f"{where}: {error}")
     if uses_pairs and not problems:
         try:
-            without_leaks(
-                calibration.pairs(persona), evaluated_prompts(persona, evaluators), calibration.on_leak
-            )
+            without_leaks(calibration.pairs(persona), evaluated_prompts(persona, evaluators), calibration.on_leak)
         except ValueError as error:
             problems.append(f"calibration: {error}")
     return problems
@@ -205,5 +205,8 @@ def _check_writable(directory: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise ConfigError([f"output_dir={directory}: {existing} is a file, not a directory"])
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError([f"output_dir={directory}: no permission to write to {existing}"])
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError([f"output_dir={directory}: cannot write to {existing} ({error.strerror})"]) from None

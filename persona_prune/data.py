@@ -1,6 +1,7 @@
 """Pair files: reading, splitting into calibration and evaluation, and refusing leaks between the two."""
 
 import csv
+import functools
 import io
 import json
 import logging
@@ -11,7 +12,7 @@ from typing import Literal, Protocol
 from pydantic.dataclasses import dataclass
 
 from persona_prune.personas import Pair, Persona, normalise
-from persona_prune.validation import STRICT, PositiveInt, Positions
+from persona_prune.validation import STRICT, Positions, PositiveInt
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +78,16 @@ class PairsFile:
 def embedded_pairs(persona: Persona, split: Split) -> tuple[Pair, ...]:
     """Return the embedded pairs of ``persona``; raise ValueError if it has none."""
     if persona.pairs is None:
-        hint = (
-            "calibration=pairs calibration.path=FILE"
-            if split == "calibration"
-            else "evaluator.choice.path=FILE"
-        )
+        hint = "calibration=pairs calibration.path=FILE" if split == "calibration" else "evaluator.choice.path=FILE"
         raise ValueError(f"persona {persona.name} has no embedded {split} pairs: give your own with {hint}")
     return persona.orient(read_pairs(PERSONAS_DATA / persona.pairs / f"{split}.jsonl"), embedded=True)
 
 
 def read_pairs(path: str | Path) -> tuple[Pair, ...]:
-    """Read pairs from a JSONL or CSV file with the columns ``prompt`` (or ``question``), ``matching``, ``not_matching``.
+    """Read pairs from a JSONL or CSV file with ``prompt`` (or ``question``), ``matching``, ``not_matching``.
+
+    Rows that ask nothing or choose between nothing (an empty text, or the same answer twice) are left out, with a
+    warning: public sets have a few.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -96,15 +96,36 @@ def read_pairs(path: str | Path) -> tuple[Pair, ...]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no pair file at {path}" + (" (a directory)" if path.is_dir() else ""))
+    changed = path.stat()
+    return _read_pairs(path, changed.st_mtime_ns, changed.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_pairs(path: Path, modified: int, size: int) -> tuple[Pair, ...]:
+    """Read a file once while it is unchanged: checks and stages ask for it several times."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
     rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _jsonl_rows(path, text)
-    pairs = tuple(_pair(path, line, row) for line, row in rows)
+    candidates = [(line, _pair(path, line, row)) for line, row in rows]
+    useless = [line for line, pair in candidates if _is_useless(pair)]
+    if useless:
+        log.warning(
+            "%s: left out %d rows without two answers to a prompt, the first on line %d",
+            path,
+            len(useless),
+            useless[0],
+        )
+    pairs = tuple(pair for _, pair in candidates if not _is_useless(pair))
     if not pairs:
         raise ValueError(f"{path}: no pairs in the file")
     return pairs
+
+
+def _is_useless(pair: Pair) -> bool:
+    texts = (pair.prompt.strip(), pair.matching.strip(), pair.not_matching.strip())
+    return not all(texts) or texts[1] == texts[2]
 
 
 def _jsonl_rows(path: Path, text: str) -> list[tuple[int, object]]:
@@ -115,9 +136,7 @@ def _jsonl_rows(path: Path, text: str) -> list[tuple[int, object]]:
         try:
             rows.append((number, json.loads(line)))
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number}: invalid JSON ({error.msg}, column {error.colno})"
-            ) from None
+            raise ValueError(f"{path}, line {number}: invalid JSON ({error.msg}, column {error.colno})") from None
     return rows
 
 
@@ -139,11 +158,9 @@ def _pair(path: Path, line: int, row: object) -> Pair:
         if value is None:
             found = ", ".join(str(name) for name in row) or "nothing"
             raise ValueError(f"{where}: no '{key}'; pairs need prompt, matching, not_matching (found {found})")
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{where}: '{key}' must be non-empty text, got {value!r}")
-    if fields["matching"] == fields["not_matching"]:
-        raise ValueError(f"{where}: matching and not_matching are the same text")
-    return Pair(**fields)
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: '{key}' must be text, got {value!r}")
+    return Pair(**{key: str(value) for key, value in fields.items()})
 
 
 def without_leaks(

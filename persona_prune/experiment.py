@@ -88,7 +88,15 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
         metrics |= {"time/total_s": time.perf_counter() - started, "memory/peak_mb": peak_memory_mb()}
         run.write_json("metrics.json", metrics)
         page = report.run_page(
-            report.RunFacts(plan.name, plan.config, metrics, results, dense, built and built.mask, built and built.opposite)
+            report.RunFacts(
+                plan.name,
+                plan.config,
+                metrics,
+                results,
+                dense,
+                built.mask if built else None,
+                built.opposite if built else None,
+            )
         )
         write_text(run.path / "report.html", page)
         samples = {name: result.samples for name, result in results.items()}
@@ -175,9 +183,7 @@ def _metrics(results: Results, dense: Results) -> dict[str, float]:
     return metrics
 
 
-def _save(
-    plan: Plan, run: RunDirectory, built: BuiltMask | None, results: Results, dense: Results
-) -> dict[str, float]:
+def _save(plan: Plan, run: RunDirectory, built: BuiltMask | None, results: Results, dense: Results) -> dict[str, float]:
     """Write samples and persona; return the figures about the mask."""
     for name, result in results.items():
         reference = {sample["id"]: sample["values"] for sample in dense[name].samples}
@@ -197,5 +203,3 @@ def _seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-

@@ -1,18 +1,22 @@
 """Log-probabilities of answers, several answers to one prompt in one row, so that their prompt is computed once.
 
 A row is ``prompt + branch 0 + branch 1 + ...``; the attention mask lets each branch see the prompt and itself only,
-and positions restart at every branch, so each branch gets what it would get in a sequence of its own.
+and positions restart at every branch, so each branch gets what it would get in a sequence of its own. What all prompts
+begin with (a chat template's system message) is computed once for all rows.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from persona_prune.personas import Pair
+
+_PIECE = 64  # answer tokens
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Batch:
         position_ids: ``[rows, length]`` positions within prompt + own branch.
         allowed: ``[rows, 1, length, length]`` bool, True where the query (third axis) may see the key (last axis).
         branch: ``[rows, length]`` int, -2 for padding, -1 for the prompt, else the number of the branch.
-        tail: how many last positions hold every branch token and the token before the first of them.
+        sources: ``[answer tokens]``, flat positions from which the branch tokens are predicted, row by row.
+        labels: ``[answer tokens]``, the branch tokens themselves.
         rows: the rows themselves.
     """
 
@@ -43,7 +48,8 @@ class Batch:
     position_ids: Tensor
     allowed: Tensor
     branch: Tensor
-    tail: int
+    sources: Tensor
+    labels: Tensor
     rows: tuple[Row, ...]
 
 
@@ -90,7 +96,7 @@ def pair_rows(tokenizer: Any, pairs: Iterable[Pair], max_tokens: int) -> list[Ro
 
 
 def batches(rows: Sequence[Row], batch_size: int) -> Iterator[list[int]]:
-    """Yield indices into ``rows`` in batches of similar length; which rows share a batch doesn't depend on their order."""
+    """Yield indices into ``rows`` in batches of similar length, the same ones whatever the order of the rows."""
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), rows[i].prompt, rows[i].branches))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -102,6 +108,8 @@ def pack(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> Batch:
     ids = torch.full((len(rows), length), pad_id)
     positions = torch.zeros((len(rows), length), dtype=torch.long)
     branch = torch.full((len(rows), length), -2)
+    sources: list[int] = []
+    labels: list[int] = []
     for i, row in enumerate(rows):
         at = length - len(row)
         for number, tokens in enumerate((row.prompt, *row.branches), start=-1):
@@ -110,35 +118,81 @@ def pack(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> Batch:
             ids[i, at:end] = torch.tensor(tokens, dtype=torch.long)
             positions[i, at:end] = torch.arange(first, first + len(tokens))
             branch[i, at:end] = number
+            if number >= 0 and tokens:
+                last_prompt = length - len(row) + len(row.prompt) - 1
+                sources += [i * length + source for source in (last_prompt, *range(at, end - 1))]
+                labels += tokens
             at = end
     ids, positions, branch = ids.to(device), positions.to(device), branch.to(device)
     query, key = branch[:, None, :, None], branch[:, None, None, :]
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     # Padding attends to padding, so that no row of the softmax is empty.
     allowed = ((key == query) | ((key == -1) & (query >= 0))) & causal
-    tail = max(len(row) - len(row.prompt) for row in rows) + 1
-    return Batch(ids, positions, allowed, branch, min(tail, length), tuple(rows))
+    index, targets = (torch.tensor(values, dtype=torch.long, device=device) for values in (sources, labels))
+    return Batch(ids, positions, allowed, branch, index, targets, tuple(rows))
 
 
-def forward(model: Any, batch: Batch, *, tail: int | None = None) -> Tensor:
-    """Run the model on a packed batch; return logits ``[rows, tail, vocabulary]`` of the last ``tail`` positions."""
-    floor = torch.finfo(model.dtype).min
-    bias = torch.zeros(batch.allowed.shape, dtype=model.dtype, device=batch.allowed.device)
-    bias.masked_fill_(~batch.allowed, floor)
-    output = model(
-        input_ids=batch.input_ids,
-        attention_mask=bias,
-        position_ids=batch.position_ids,
-        logits_to_keep=batch.tail if tail is None else tail,
-        use_cache=False,
-    )
-    logits: Tensor = output.logits
+class Prefix:
+    """Keys and values of tokens that every row begins with, computed once."""
+
+    def __init__(self, model: Any, tokens: Sequence[int]) -> None:
+        self.length = len(tokens)
+        ids = torch.tensor([list(tokens)], device=model.device)
+        self._cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+    def for_rows(self, rows: int) -> Any:
+        """Return a cache of the prefix for ``rows`` rows, which a forward pass may extend."""
+        cache = copy.deepcopy(self._cache)
+        cache.batch_repeat_interleave(rows)
+        return cache
+
+
+def common_prefix(model: Any, rows: Sequence[Row]) -> Prefix | None:
+    """Return the `Prefix` of all ``rows``, or None if there is none worth having.
+
+    At least one prompt token stays in each row, as the first answer token is predicted from it. Models with a sliding
+    window are left alone: their caches may drop part of a prefix.
+    """
+    first, last = min(row.prompt[:-1] for row in rows), max(row.prompt[:-1] for row in rows)
+    shared = first[: next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))]
+    if len(rows) < 2 or len(shared) < 4 or getattr(model.config, "sliding_window", None):
+        return None
+    return Prefix(model, shared)
+
+
+def forward(model: Any, batch: Batch, prefix: Prefix | None = None) -> Tensor:
+    """Run the model on a packed batch; return logits ``[answer tokens, vocabulary]`` at ``batch.sources``.
+
+    With a ``prefix``, the rows are what follows it. The LM head sees the positions that predict answers only: with a
+    large vocabulary it would cost a third of the pass.
+    """
+    rows, _, length, _ = batch.allowed.shape
+    before = prefix.length if prefix else 0
+    bias = torch.zeros(rows, 1, length, before + length, dtype=model.dtype, device=batch.allowed.device)
+    bias[..., before:].masked_fill_(~batch.allowed, torch.finfo(model.dtype).min)
+
+    def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        hidden = inputs[0].flatten(0, 1)
+        return (hidden.index_select(0, batch.sources.to(hidden.device))[None],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        output = model(
+            input_ids=batch.input_ids,
+            attention_mask=bias,
+            position_ids=batch.position_ids + before,
+            past_key_values=prefix.for_rows(rows) if prefix else None,
+            use_cache=prefix is not None,
+        )
+    finally:
+        handle.remove()
+    logits: Tensor = output.logits[0]
     return logits
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How likely one answer is: token log-probabilities ``[tokens]`` float32, and whether each token is the likeliest."""
+    """How likely an answer is: log-probability of each token, ``[tokens]`` float32, and whether it is the likeliest."""
 
     log_probs: Tensor
     likeliest: Tensor
@@ -146,24 +200,15 @@ class Answer:
 
 def branch_answers(logits: Tensor, batch: Batch) -> list[list[Answer]]:
     """Return the `Answer` of every row and branch; ``logits`` come from `forward`. Differentiable."""
-    tail = logits.shape[1]
-    offset = batch.input_ids.shape[1] - tail
-    sources, targets, sizes = [], [], []
-    for i, row in enumerate(batch.rows):
-        last_prompt = batch.input_ids.shape[1] - len(row) + len(row.prompt) - 1
-        start = last_prompt + 1
-        for tokens in row.branches:
-            from_positions = [last_prompt, *range(start, start + len(tokens) - 1)][: len(tokens)]
-            sources += [i * tail + position - offset for position in from_positions]
-            targets += tokens
-            sizes.append(len(tokens))
-            start += len(tokens)
-    index = torch.tensor(sources, dtype=torch.long, device=logits.device)
-    labels = torch.tensor(targets, dtype=torch.long, device=logits.device)
-    chosen = logits.flatten(0, 1).index_select(0, index).float()
-    log_probs = (-functional.cross_entropy(chosen, labels, reduction="none")).split(sizes)
-    likeliest = (chosen.detach().argmax(-1) == labels).split(sizes)
-    answers = iter(Answer(*both) for both in zip(log_probs, likeliest, strict=True))
+    labels = batch.labels.to(logits.device)
+    # In pieces that stay in the processor's cache.
+    pieces = list(zip(torch.split(logits, _PIECE), torch.split(labels, _PIECE), strict=True))
+    log_probs = torch.cat([-functional.cross_entropy(x.float(), y, reduction="none") for x, y in pieces])
+    likeliest = torch.cat([x.gather(1, y[:, None])[:, 0] >= x.amax(1) for x, y in pieces])
+    sizes = [len(branch) for row in batch.rows for branch in row.branches]
+    answers = iter(
+        Answer(*both) for both in zip(torch.split(log_probs, sizes), torch.split(likeliest, sizes), strict=True)
+    )
     return [[next(answers) for _ in row.branches] for row in batch.rows]
 
 
@@ -178,9 +223,12 @@ def score(
 ) -> list[list[Answer]]:
     """Return the `Answer` (on the CPU) of each row and branch, in the order of ``rows``."""
     results: list[list[Answer]] = [[] for _ in rows]
+    prefix = common_prefix(model, rows)
+    if prefix:
+        rows = [Row(row.prompt[prefix.length :], row.branches) for row in rows]
     for indices in batches(rows, batch_size):
         batch = pack([rows[i] for i in indices], pad_id, model.device)
-        scored = branch_answers(forward(model, batch), batch)
+        scored = branch_answers(forward(model, batch, prefix), batch)
         for i, answers in zip(indices, scored, strict=True):
             results[i] = [Answer(a.log_probs.cpu(), a.likeliest.cpu()) for a in answers]
         on_batch(len(indices))

@@ -168,9 +168,7 @@ def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
         return getattr(torch, dtype)  # type: ignore[no-any-return]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and (
-        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    ):
+    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return torch.bfloat16
     return torch.float32
 
@@ -191,9 +189,7 @@ def maskable_linears(model: nn.Module) -> dict[str, nn.Linear]:
             raise ValueError(f"{name} is a transposed Conv1D, which masks do not support")
         for key, parameter in module.named_parameters(recurse=False):
             if parameter.dim() == 3 and not isinstance(module, nn.Conv1d):
-                raise ValueError(
-                    f"{name}.{key} is a fused 3-D expert parameter: mixture-of-experts is not supported"
-                )
+                raise ValueError(f"{name}.{key} is a fused 3-D expert parameter: mixture-of-experts is not supported")
         if not isinstance(module, nn.Linear) or id(module.weight) in excluded:
             continue
         if module.weight.is_meta:

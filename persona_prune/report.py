@@ -19,15 +19,13 @@ from persona_prune.statistics import item_values
 
 matplotlib.use("Agg")
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "axes.spines.top": False,
     "axes.spines.right": False,
     # A grey that reads on white and on black, as the page follows the reader's colour scheme.
-    **dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#808890"
-    ),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#808890"),
 }
 _MASKED, _DENSE = "#3b82c4", "#c4763b"
 
@@ -169,7 +167,10 @@ def _plots(facts: RunFacts) -> list[tuple[str, Markup]]:
             plots.append(("Weights dropped, by layer", _by_layer(_sparsities(facts.mask), "share dropped")))
             changed = difference(facts.mask, facts.opposite)
             plots.append(
-                ("Difference from the opposite persona's mask, by layer", _by_layer(changed, "share that differs"))
+                (
+                    "Difference from the opposite persona's mask, by layer",
+                    _by_layer(changed, "share that differs"),
+                )
             )
     return plots
 
@@ -181,11 +182,9 @@ def _margins(facts: RunFacts) -> Markup:
     if facts.results["choice"] is not facts.dense["choice"]:
         series["masked"] = item_values(facts.results["choice"].samples, "margin")
     values = np.concatenate([list(items.values()) for items in series.values()])
-    edges = np.linspace(values.min(), values.max() + 1e-9, 25)
+    edges = np.linspace(values.min(), values.max() + 1e-9, 25).tolist()
     for label, items in series.items():
-        axes.hist(
-            list(items.values()), edges, alpha=0.6, label=label, color=_DENSE if label == "dense" else _MASKED
-        )
+        axes.hist(list(items.values()), edges, alpha=0.6, label=label, color=_DENSE if label == "dense" else _MASKED)
     axes.axvline(0, color="#808890", linewidth=1, linestyle=":")
     axes.set_xlabel("log-probability per token, matching minus not matching (nats)")
     axes.set_ylabel("items")
@@ -208,7 +207,12 @@ def _by_layer(shares: Mapping[str, float], label: str) -> Markup:
                 points.setdefault(_layer(name), []).append(share)
         if points:
             axes.plot(
-                sorted(points), [float(np.mean(points[i])) for i in sorted(points)], "o-", ms=3, color=colour, label=kind
+                sorted(points),
+                [float(np.mean(points[i])) for i in sorted(points)],
+                "o-",
+                ms=3,
+                color=colour,
+                label=kind,
             )
     axes.set_ylim(bottom=0)
     axes.set_xlabel("layer")

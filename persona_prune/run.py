@@ -28,7 +28,7 @@ def _job(cfg: DictConfig) -> float | None:
 
 def main() -> int:
     """Check the command line, run the job or the sweep, and return the exit code: 0 done, 1 failed, 2 bad input."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    _log_to_terminal()
     try:
         check_command_line(sys.argv[1:])
     except ConfigError as error:
@@ -40,6 +40,15 @@ def main() -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 1 if _failed else 0
+
+
+def _log_to_terminal() -> None:
+    """Show this package's messages on stderr; everything else goes to the run's log file only."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO)
+    package = logging.getLogger("persona_prune")
+    package.setLevel(logging.INFO)
+    package.addHandler(handler)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def _make_room(path: Path, config_hash: str) -> None:
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Send this package's log to ``path`` (everything) and to stderr (messages), and keep libraries quiet on stderr."""
+    """Send everything that is logged to ``path``."""
     package = logging.getLogger("persona_prune")
     root = logging.getLogger()
     file = logging.FileHandler(path, encoding="utf-8")

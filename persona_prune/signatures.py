@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from persona_prune.likelihood import Batch, Row, batches, forward, pack
+from persona_prune.likelihood import Batch, Row, batches, common_prefix, forward, pack
 from persona_prune.models import cache_root
 from persona_prune.validation import Positions
 
@@ -91,9 +91,7 @@ class _Accumulator:
 
 
 @contextmanager
-def input_hooks(
-    linears: Mapping[str, nn.Linear], observe: Callable[[str, Tensor], None]
-) -> Iterator[None]:
+def input_hooks(linears: Mapping[str, nn.Linear], observe: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Call ``observe(name, input)`` whenever one of ``linears`` runs; hooks are removed on exit, however it happens."""
     handles = []
     try:
@@ -165,13 +163,17 @@ def collect(
             accumulator.add(flat.index_select(0, index).float(), sequence, lengths)
 
     tokens = [0, 0]
+    prefix = common_prefix(model, rows) if positions == "response" else None
+    if prefix:
+        rows = [Row(row.prompt[prefix.length :], row.branches) for row in rows]
     with input_hooks(leaders, observe):
         for indices in batches(rows, batch_size):
             batch = pack([rows[i] for i in indices], pad_id, model.device)
             selected[:] = [_positions(batch, pole, positions) for pole in range(2)]
             for pole in range(2):
                 tokens[pole] += len(selected[pole][0])
-            forward(model, batch, tail=1)
+            # Hooks read the inputs; of the logits, the fewest that a pass can make.
+            forward(model, replace(batch, sources=batch.sources[:1]), prefix)
             on_batch(len(indices))
     target, contrast = (
         Signature(
@@ -235,9 +237,7 @@ def load(path: Path) -> tuple[Signature, Signature] | None:
             leaders = dict.fromkeys(manifest["leader"].values())
             poles = [
                 {
-                    name: Statistics(
-                        *(file.get_tensor(f"{pole}/{name}/{field.name}") for field in fields(Statistics))
-                    )
+                    name: Statistics(*(file.get_tensor(f"{pole}/{name}/{field.name}") for field in fields(Statistics)))
                     for name in leaders
                 }
                 for pole in ("target", "contrast")

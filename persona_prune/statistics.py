@@ -30,8 +30,8 @@ def summarise(result: EvalResult) -> dict[str, float]:
 def compare(result: EvalResult, reference: EvalResult, metrics: Sequence[str]) -> dict[str, float]:
     """Return the paired difference ``result - reference`` of each metric over the items both have.
 
-    ``<metric>_delta`` with ``_low``, ``_high`` (95% bootstrap over items) and ``<metric>_p``: two-sided, McNemar's exact
-    test where all values are 0 or 1, else a sign-flip permutation test of the mean difference.
+    ``<metric>_delta`` with ``_low``, ``_high`` (95% bootstrap over items) and ``<metric>_p``: two-sided,
+    McNemar's exact test where all values are 0 or 1, else a sign-flip permutation test of the mean difference.
     """
     figures: dict[str, float] = {}
     for metric in metrics:
@@ -75,7 +75,7 @@ def bootstrap_interval(values: Floats) -> tuple[float, float]:
 
 
 def mcnemar(difference: Floats) -> float:
-    """Return the exact two-sided McNemar p-value from paired differences in {-1, 0, 1}; 1.0 without discordant pairs."""
+    """Return McNemar's exact two-sided p from paired differences in {-1, 0, 1}; 1.0 if there are only ties."""
     better, worse = int((difference > 0).sum()), int((difference < 0).sum())
     if better + worse == 0:
         return 1.0

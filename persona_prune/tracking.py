@@ -133,14 +133,12 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
     ]
     columns = list(dict.fromkeys(key for row in flat for key in row))
     # W&B wants one type per column; ids may be numbers or text.
-    data = [
-        [str(row[key]) if key == "id" else row.get(key) for key in columns]
-        for row in flat
-    ]
+    data = [[str(row[key]) if key == "id" else row.get(key) for key in columns] for row in flat]
     return wandb.Table(columns=columns, data=data)
 
 
 def _logged_in() -> bool:
+    """Tell whether an API key is configured, without asking for one and without the network."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    return bool(wandb.api.api_key)
+    return bool(wandb.login(prompt=False, verify=False))

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +107,17 @@ class Capability:
         ]
 
     def _neutral(
-        self, loaded: LoadedModel, dense_answers: Sequence[dict[str, Any]] | None, progress: Progress
+        self, loaded: LoadedModel, dense_answers: Sequence[Mapping[str, Any]] | None, progress: Progress
     ) -> list[dict[str, Any]]:
         """Return one sample a prompt; for the dense model its answers, for a masked one the drift on those answers."""
         tokenizer = loaded.tokenizer
         prompts = self._neutral_prompts()
         encoded = [
-            tuple(tokenizer(chat_prompt(tokenizer, prompt), add_special_tokens=False).input_ids)
-            for prompt in prompts
+            tuple(tokenizer(chat_prompt(tokenizer, prompt), add_special_tokens=False).input_ids) for prompt in prompts
         ]
         length = self.answer_tokens if dense_answers is None else min(_FIRST_WORD_TOKENS, self.answer_tokens)
-        generated = _greedy(
-            loaded, encoded, length, self.batch_size, progress("neutral answers", len(prompts))
-        )
+        # One token a step: four times the rows cost little more.
+        generated = _greedy(loaded, encoded, length, 4 * self.batch_size, progress("neutral answers", len(prompts)))
         answers = generated if dense_answers is None else [tuple(s["answer_ids"]) for s in dense_answers]
         rows = [Row(prompt, (answer,)) for prompt, answer in zip(encoded, answers, strict=True)]
         scored = score(
@@ -134,9 +132,7 @@ class Capability:
             zip(prompts, answers, generated, scored, strict=True)
         ):
             log_prob = likelihood.log_probs.double().mean().item()
-            first_word = _first_word(
-                tokenizer.decode(first_tokens[:_FIRST_WORD_TOKENS], skip_special_tokens=True)
-            )
+            first_word = _first_word(tokenizer.decode(first_tokens[:_FIRST_WORD_TOKENS], skip_special_tokens=True))
             sample = {
                 "id": f"neutral-{i}",
                 "prompt": prompt,
@@ -195,9 +191,7 @@ def _greedy(
         chosen = order[start : start + batch_size]
         width = max(len(prompts[i]) for i in chosen)
         ids = torch.tensor([[pad] * (width - len(prompts[i])) + list(prompts[i]) for i in chosen])
-        attention = torch.tensor(
-            [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen]
-        )
+        attention = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen])
         output = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=attention.to(model.device),
@@ -218,7 +212,7 @@ def _greedy(
 
 
 def _first_word(text: str) -> str:
-    match = re.search(r"\w[\w'’-]*", text)
+    match = re.search(r"\w[\w'\u2019-]*", text)
     return match[0].casefold() if match else ""
 
 

@@ -53,23 +53,18 @@ class Choice:
         items = [
             {
                 "prompt": pair.prompt,
-                "options": [pair.matching, pair.not_matching]
-                if i % 2 == 0
-                else [pair.not_matching, pair.matching],
+                "options": [pair.matching, pair.not_matching] if i % 2 == 0 else [pair.not_matching, pair.matching],
                 "gold": i % 2,
             }
             for i, pair in enumerate(pairs)
         ]
-        totals = multiple_choice(
-            loaded, items, batch_size=self.batch_size, on_batch=progress("choice", len(items))
-        )
+        totals = multiple_choice(loaded, items, batch_size=self.batch_size, on_batch=progress("choice", len(items)))
         samples = []
         for i, (pair, total) in enumerate(zip(pairs, totals, strict=True)):
             matching, other = total[i % 2], total[1 - i % 2]
             context = chat_prompt(loaded.tokenizer, pair.prompt)
             lengths = [
-                len(encode_answer(loaded.tokenizer, context, text)[1])
-                for text in (pair.matching, pair.not_matching)
+                len(encode_answer(loaded.tokenizer, context, text)[1]) for text in (pair.matching, pair.not_matching)
             ]
             samples.append(_sample(i, pair, (matching, other), (lengths[0], lengths[1])))
         return EvalResult(samples)

@@ -83,7 +83,7 @@ def multiple_choice(
         "doc_to_text": "prompt",
         "doc_to_choice": "options",
         "doc_to_target": "gold",
-        # With a chat template lm-eval would put this between prompt and option; the template ends where the answer begins.
+        # Nothing between prompt and option: the chat template ends where the answer begins.
         "target_delimiter": "",
         "metric_list": [{"metric": "acc"}],
         "num_fewshot": 0,
@@ -93,8 +93,6 @@ def multiple_choice(
     tasks = TaskManager(include_defaults=False).load([task])
     # Only lm-eval's own progress bars go to stderr here; ours was opened before.
     with contextlib.redirect_stderr(io.StringIO()):
-        results = evaluate(
-            lm=lm, task_dict=tasks, apply_chat_template=True, bootstrap_iters=0, log_samples=True
-        )
+        results = evaluate(lm=lm, task_dict=tasks, apply_chat_template=True, bootstrap_iters=0, log_samples=True)
     samples = sorted(results["samples"]["persona_choice"], key=lambda sample: int(sample["doc_id"]))
     return [[float(total) for total, _ in sample["filtered_resps"]] for sample in samples]

@@ -33,9 +33,7 @@ class ContrastiveWanda:
         target, contrast = layer.target, layer.contrast
         if self.statistic == "token":
             mean = target.mean_abs - contrast.mean_abs
-            variance = (target.mean_square - target.mean_abs**2) + (
-                contrast.mean_square - contrast.mean_abs**2
-            )
+            variance = (target.mean_square - target.mean_abs**2) + (contrast.mean_square - contrast.mean_abs**2)
         else:
             mean = target.sequence_mean - contrast.sequence_mean
             variance = target.sequence_variance + contrast.sequence_variance

@@ -21,5 +21,5 @@ class Random:
 
     def score(self, layer: Layer) -> Tensor:
         """Return uniform scores that depend on the seed and the Linear's name only, ``[out_features, in_features]``."""
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(layer.name.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{layer.name}".encode()))
         return torch.rand(layer.weight.shape, generator=generator).to(layer.weight.device)

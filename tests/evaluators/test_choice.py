@@ -1,0 +1,62 @@
+import pytest
+
+from persona_prune.evaluators.choice import Choice, _sample
+from persona_prune.personas import Pair
+from tests.reference import oracles
+
+
+def quiet(label, total):
+    return lambda done: None
+
+
+def values(matching, other, totals, tokens):
+    return _sample(0, Pair("p", matching, other), totals, tokens)["values"]
+
+
+def test_verdicts_by_hand():
+    # Summed: -6 < -5, so the shorter one wins; per token: -1 > -2.5, so the longer one does.
+    found = values("A long answer.", "Short.", (-6.0, -5.0), (6, 2))
+    assert found == {
+        "accuracy": 0.0,
+        "accuracy_norm": 1.0,
+        "accuracy_content": 1.0,
+        "margin": pytest.approx(1.5),
+        "yes_rate": None,
+    }
+
+
+def test_yes_and_no():
+    found = values("No, thanks.", '"Yes" it is', (-1.0, -2.0), (1, 1))
+    assert (found["accuracy_content"], found["yes_rate"]) == (None, 0.0)
+    assert values("Yes.", "No.", (-1.0, -2.0), (1, 1))["yes_rate"] == 1.0
+    # One yes is not a yes/no question, and a word that merely starts so is content.
+    assert values("Yes.", "Never.", (-1.0, -2.0), (1, 1))["yes_rate"] is None
+    assert values("Nothing.", "Yesterday.", (-1.0, -2.0), (1, 1))["accuracy_content"] == 1.0
+
+
+def test_ties_count_half_whichever_side_comes_first():
+    found = values("a", "b", (-2.0, -2.0), (1, 1))
+    assert (found["accuracy"], found["accuracy_norm"], found["margin"]) == (0.5, 0.5, 0.0)
+
+
+def test_lm_eval_gives_the_log_probabilities_of_single_sequences(tiny, persona, pair_file, pairs):
+    evaluator = Choice(path=str(pair_file), limit=None, batch_size=3)
+    result = evaluator.evaluate(tiny, persona, None, quiet)
+    assert [sample["prompt"] for sample in result.samples] == [pair.prompt for pair in pairs]
+    from persona_prune.likelihood import pair_rows
+
+    for row, sample in zip(pair_rows(tiny.tokenizer, pairs, 512), result.samples, strict=True):
+        for side in (0, 1):
+            expected = oracles.answer_log_probs(tiny.model, row.prompt, row.branches[side])
+            assert sample["log_prob"][side] == pytest.approx(expected.sum().item(), abs=1e-3)
+            assert sample["tokens"][side] == len(expected)
+
+
+def test_flipping_mirrors_every_figure(tiny, persona, pair_file):
+    from dataclasses import replace
+
+    evaluator = Choice(path=str(pair_file), limit=None, batch_size=4)
+    one = evaluator.evaluate(tiny, persona, None, quiet).means()
+    other = evaluator.evaluate(tiny, replace(persona, flip=True), None, quiet).means()
+    assert other["accuracy"] == pytest.approx(1 - one["accuracy"])
+    assert other["margin"] == pytest.approx(-one["margin"], abs=1e-5)

@@ -1,0 +1,130 @@
+import json
+import os
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from persona_prune.command_line import check_command_line, config_directory
+from persona_prune.config import ConfigError, build
+
+CONF = config_directory()
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if not path.stem.startswith("_"))
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def problems(*arguments: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        check_command_line(arguments)
+    assert all("\n" not in problem for problem in raised.value.problems)
+    return raised.value.problems
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_yaml_composes_and_builds(group, option, in_tmp, pair_file):
+    extra = {
+        ("calibration", "pairs"): [f"calibration.path={pair_file}"],
+        ("persona", "custom"): ["calibration=pairs", f"calibration.path={pair_file}", "evaluator=capability"],
+    }.get((group, option), [])
+    check_command_line([f"{group}={option}", *extra])
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_yaml_opens_with_how_to_use_it(path):
+    first, second = path.read_text().splitlines()[:2]
+    how = "python -m persona_prune.run"
+    assert how in first or how in second or path.stem.startswith("_")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["persona=extravert"], "persona=extravert: no such option; did you mean extrovert?"),
+        (["method.sparsty=0.3"], "method.sparsty: unknown key; did you mean sparsity?"),
+        (["+method.extra=1"], "method.extra: unknown key"),
+        (["+extra=1"], "extra: unknown key; there is"),
+        (["method=wnda"], "method=wnda: no such option; did you mean wanda?"),
+        (["model=_hub"], "model=_hub: no such option"),
+        (["method.sparsity=1.5"], "method.sparsity=1.5: must be less than 1"),
+        (["method.sparsity=-0.1"], "method.sparsity=-0.1: must be greater than or equal to 0"),
+        (["method.sparsity=nan"], "method.sparsity=nan: must be a finite number"),
+        (["method.sparsity=much"], "method.sparsity=much: must be a valid number"),
+        (["method.phi=tanh"], "method.phi=tanh: must be 'relu' or 'softplus'"),
+        (["seed=-1"], "seed=-1: must be a whole number"),
+        (["study=a/b"], "study='a/b': must be a name"),
+        (["calibration=pairs"], "calibration.path: no value"),
+        (["calibration=pairs", "calibration.path=absent.jsonl"], "calibration: no pair file at absent.jsonl"),
+        (["evaluator.choice.path=absent.csv"], "evaluator.choice: no pair file at absent.csv"),
+        (["evaluator.capability.text_path=absent"], "capability.text_path: no file at absent"),
+        (["evaluator=[]"], "evaluator: name at least one"),
+        (["persona=custom"], "persona custom has no embedded test pairs"),
+        (["model.device=abacus"], "model: model.device=abacus is not available"),
+        (["method.sparsity=["], "no viable alternative"),
+        (["output_dir=/proc/nowhere"], "output_dir=/proc/nowhere: cannot write to /proc"),
+    ],
+)
+def test_bad_input_gets_one_line_with_the_fix(arguments, expected, in_tmp):
+    found = problems(*arguments)
+    assert any(expected in problem for problem in found), found
+    assert len(found) <= 2
+    assert not list(in_tmp.iterdir())
+
+
+def test_all_problems_at_once(in_tmp):
+    found = problems("method=wnda", "seed=-1", "evaluator.choise.limit=3")
+    assert len(found) == 2
+    found = problems("method.sparsity=2", "seed=-1", "evaluator.choice.limit=0")
+    assert len(found) == 3
+
+
+def test_a_leak_between_calibration_and_evaluation_is_an_error(in_tmp, pair_file):
+    both = ["calibration=pairs", f"calibration.path={pair_file}", f"evaluator.choice.path={pair_file}"]
+    assert "5 of 5 calibration prompts are also evaluated" in problems(*both)[0]
+    check_command_line([*both, "method=none"])
+
+
+def test_every_job_of_a_sweep_is_checked_before_the_first_starts(in_tmp):
+    check_command_line(["--multirun", "method=wanda,contrastive_wanda", "method.sparsity=0.2,0.4"])
+    assert "method.sparsity=1.2" in problems("--multirun", "method.sparsity=0.2,1.2")[0]
+    assert "persona=introvrt" in problems("--multirun", "persona=extrovert,introvrt")[0]
+
+
+def plan(*overrides: str, sweep: bool = False):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build(compose("config", overrides=list(overrides)), sweep=sweep)
+
+
+def test_run_directory(in_tmp):
+    one, other = plan(), plan("calibration.limit=3")
+    assert one.name == other.name == "smollm2_135m-extrovert-contrastive_wanda-0.2-seed42"
+    assert one.directory != other.directory
+    assert one.directory.parent == other.directory.parent
+    assert plan("tracker=none").directory == one.directory
+    assert str(plan("output_dir=here").directory) == "here"
+    assert plan("output_dir=here", sweep=True).directory.parent.name == "here"
+    assert "flipped" in plan("persona.flip=true").name
+
+
+def test_opposites_mirror_each_other(in_tmp):
+    names = {path.stem for path in (CONF / "persona").glob("*.yaml")}
+    for name in names - {"custom"}:
+        persona = plan(f"persona={name}").persona
+        assert persona.name == name
+        mirror = plan(f"persona={persona.opposite}").persona
+        assert mirror.opposite == name
+        assert mirror.pairs == persona.pairs
+        assert mirror.pole != persona.pole
+
+
+def test_config_is_plain_json(in_tmp):
+    json.dumps(plan().config)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_without_permission(in_tmp):
+    (in_tmp / "locked").mkdir(mode=0o500)
+    assert "cannot write" in problems("output_dir=locked/run")[0]

@@ -1,0 +1,104 @@
+import pytest
+
+from persona_prune.data import embedded_pairs, read_pairs, without_leaks
+from persona_prune.personas import Pair, content_hash, normalise
+
+GOOD = '{"prompt": "a", "matching": "b", "not_matching": "c"}\n'
+
+
+def test_jsonl_and_csv_agree(tmp_path):
+    jsonl, table = tmp_path / "p.jsonl", tmp_path / "p.csv"
+    jsonl.write_text('{"question": "a, b", "matching": "x", "not_matching": "y\\nz", "more": 1}\n\n')
+    table.write_text('prompt,matching,not_matching\n"a, b",x,"y\nz"\n')
+    assert read_pairs(jsonl) == read_pairs(table) == (Pair("a, b", "x", "y\nz"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no pairs in the file"),
+        (GOOD * 2 + "{oops\n", "line 3: invalid JSON"),
+        ("[1]\n", "line 1: expected an object"),
+        (GOOD + '{"prompt": "a", "matching": "b"}\n', "line 2: no 'not_matching'"),
+        ('{"prompt": 3, "matching": "b", "not_matching": "c"}\n', "line 1: 'prompt' must be text, got 3"),
+        ("\xff", "not UTF-8"),
+    ],
+)
+def test_malformed_files_are_refused_with_the_line(tmp_path, content, message):
+    path = tmp_path / "p.jsonl"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=message) as raised:
+        read_pairs(path)
+    assert str(path) in str(raised.value)
+
+
+def test_csv_without_the_columns(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"line 2: no 'prompt'.*found a, b"):
+        read_pairs(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no pair file"):
+        read_pairs(tmp_path / "none.jsonl")
+
+
+def test_rows_that_ask_nothing_are_left_out(tmp_path, caplog):
+    path = tmp_path / "p.jsonl"
+    same = '{"prompt": "q", "matching": "s", "not_matching": "s "}\n'
+    path.write_text(GOOD + GOOD.replace('"a"', '" "') + same)
+    assert len(read_pairs(path)) == 1
+    assert "left out 2 rows" in caplog.text
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(GOOD)
+    assert len(read_pairs(path)) == 1
+    path.write_text(GOOD * 3)
+    assert len(read_pairs(path)) == 3
+
+
+def test_leaks():
+    pairs = [Pair("What's up?", "a", "b"), Pair("And you?", "a", "b")]
+    asked = {normalise("whats   UP"), normalise("What\u2019s up")}
+    assert normalise("What's up?") in asked
+    with pytest.raises(ValueError, match="1 of 2 calibration prompts are also evaluated"):
+        without_leaks(pairs, asked, "error")
+    assert without_leaks(pairs, asked, "drop") == (pairs[1],)
+    assert without_leaks(pairs, set(), "error") == tuple(pairs)
+    with pytest.raises(ValueError, match="none would be left"):
+        without_leaks(pairs[:1], asked, "drop")
+
+
+def test_poles_and_flip(persona):
+    from dataclasses import replace
+
+    plain = embedded_pairs(persona, "test")
+    other_pole = embedded_pairs(replace(persona, pole="not_matching"), "test")
+    assert other_pole == tuple(pair.flipped() for pair in plain)
+    assert embedded_pairs(replace(persona, pole="not_matching", flip=True), "test") == plain
+    own = (Pair("a", "b", "c"),)
+    assert replace(persona, pole="not_matching").orient(own, embedded=False) == own
+    assert replace(persona, flip=True).orient(own, embedded=False) == (own[0].flipped(),)
+
+
+def test_embedded_pairs_do_not_give_themselves_away(persona):
+    calibration, test = (embedded_pairs(persona, split) for split in ("calibration", "test"))
+    assert (len(calibration), len(test)) == (64, 32)
+    assert not {normalise(p.prompt) for p in calibration} & {normalise(p.prompt) for p in test}
+    for pairs in (calibration, test):
+        words = [[len(text.split()) for text in (p.matching, p.not_matching)] for p in pairs]
+        means = [sum(column) / len(pairs) for column in zip(*words)]
+        assert abs(means[0] / means[1] - 1) < 0.03
+        longer = sum(a > b for a, b in words) / len(pairs)
+        assert 0.35 < longer < 0.65
+        text = " ".join(f"{p.prompt} {p.matching} {p.not_matching}" for p in pairs).casefold()
+        assert not any(trait in text for trait in ("introver", "extrover", "extraver", "outgoing", "sociable"))
+
+
+def test_content_hash_ignores_order_only():
+    a, b = Pair("a", "b", "c"), Pair("d", "e", "f")
+    assert content_hash([a, b]) == content_hash([b, a])
+    assert content_hash([a, b]) != content_hash([a.flipped(), b])

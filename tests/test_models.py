@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from persona_prune.models import fingerprint, maskable_linears, pick_device, pick_dtype
+
+
+def test_embeddings_and_head_are_left_out_by_identity(tiny):
+    linears = maskable_linears(tiny.model)
+    assert len(linears) == 2 * 7
+    assert tiny.model.lm_head.weight is tiny.model.model.embed_tokens.weight
+    assert not any("lm_head" in name or "embed" in name for name in linears)
+
+
+def test_fingerprint_tells_models_apart_but_not_precisions(tiny):
+    weight = tiny.model.model.layers[0].mlp.up_proj.weight
+    before = fingerprint(tiny.model)
+    assert fingerprint(tiny.model.to(torch.bfloat16)) == before
+    tiny.model.to(torch.float32)
+    # bf16 and back is another model in float32, but not at the precision that is compared.
+    assert fingerprint(tiny.model) == before == tiny.fingerprint
+    original = weight.data[0, 0].clone()
+    weight.data[0, 0] = 5.0
+    assert fingerprint(tiny.model) != before
+    weight.data[0, 0] = original
+
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.zeros(2, 3, 4))
+        self.router = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), Conv1D(3, 3)), "1 is a transposed Conv1D"),
+        (nn.ModuleDict({"experts": Experts()}), r"experts\.gate_up is a fused 3-D"),
+        (nn.Linear(2, 2, device="meta"), "offloaded"),
+        (nn.Embedding(3, 3), r"no nn\.Linear"),
+    ],
+)
+def test_what_a_mask_would_miss_is_refused_by_name(model, message):
+    with pytest.raises(ValueError, match=message):
+        maskable_linears(model)
+
+
+def test_device_and_dtype():
+    assert pick_dtype("float16", torch.device("cpu")) is torch.float16
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"model\.device=nonsense"):
+        pick_device("nonsense")

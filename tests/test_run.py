@@ -1,0 +1,127 @@
+"""The whole thing, as a user starts it, on the tiny model."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from persona_prune.masks import load_mask
+from tests.reference.offline_wandb import read_run
+
+FAST = [
+    "model=tiny_random",
+    "evaluator.choice.limit=4",
+    "calibration.limit=4",
+    "evaluator.capability.max_text_tokens=64",
+]
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "persona_prune.run", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, cache) -> Path:
+    directory = tmp_path_factory.mktemp("sweep")
+    done = run("--multirun", "persona=extrovert,introvert", "method.sparsity=0.1,0.3", "study=s", *FAST, cwd=directory)
+    assert done.returncode == 0, done.stderr
+    return directory / "outputs" / "s"
+
+
+def runs(sweep: Path) -> list[Path]:
+    return sorted(path for path in sweep.iterdir() if path.is_dir())
+
+
+def test_a_sweep_leaves_complete_runs(sweep):
+    assert len(runs(sweep)) == 4
+    for directory in runs(sweep):
+        assert json.loads((directory / "status.json").read_text())["status"] == "done"
+        metrics = json.loads((directory / "metrics.json").read_text())
+        assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+        expected = {f"choice/{m}" for m in ("accuracy", "accuracy_norm", "accuracy_content", "margin")}
+        expected |= {f"dense/{key}" for key in expected} | {f"{key}_low" for key in expected}
+        expected |= {f"capability/{m}" for m in ("perplexity", "perplexity_ratio", "neutral_drift")}
+        expected |= {"mask/sparsity", "mask/bytes", "memory/peak_mb", "choice/accuracy_p"}
+        expected |= {f"time/{stage}_s" for stage in ("load", "signature", "mask", "evaluate", "total")}
+        assert expected <= set(metrics)
+        config = yaml.safe_load((directory / ".hydra" / "config.yaml").read_text())
+        mask = load_mask(directory / "persona.safetensors")
+        assert mask.sparsity == pytest.approx(config["method"]["sparsity"], abs=0.02)
+        assert metrics["mask/bytes"] == (directory / "persona.safetensors").stat().st_size
+        samples = [json.loads(line) for line in (directory / "samples" / "choice.jsonl").open()]
+        assert len(samples) == 4
+        mean = sum(sample["values"]["margin"] for sample in samples) / 4
+        assert metrics["choice/margin"] == pytest.approx(mean)
+        assert "<svg" in (directory / "report.html").read_text()
+        assert "INFO" in (directory / "run.log").read_text()
+        assert not list(directory.rglob("*.partial"))
+
+
+def test_wandb_runs_can_be_read_back(sweep):
+    found = [read_run(directory) for directory in runs(sweep)]
+    assert len({entry["name"] for entry in found}) == 4
+    assert {entry["group"] for entry in found} == {"s"}
+    assert {entry["job_type"] for entry in found} == {"contrastive_wanda"}
+    for directory, entry in zip(runs(sweep), found, strict=True):
+        metrics = json.loads((directory / "metrics.json").read_text())
+        assert {key: entry["summary"][key] for key in metrics} == pytest.approx(metrics)
+        assert entry["config"]["method"]["sparsity"] in (0.1, 0.3)
+        assert entry["config"]["persona"]["name"] in entry["tags"]
+
+
+def test_opposite_poles_mirror_the_dense_model(sweep):
+    dense = {}
+    for directory in runs(sweep):
+        metrics = json.loads((directory / "metrics.json").read_text())
+        dense.setdefault("introvert" in directory.name, metrics["dense/choice/margin"])
+    assert dense[True] == pytest.approx(-dense[False], abs=1e-5)
+
+
+def test_running_twice_gives_the_same_figures_and_nothing_is_lost(tmp_path, cache):
+    common = [*FAST, "tracker=none", "output_dir=run"]
+    figures = []
+    for _ in range(2):
+        done = run(*common, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+        figures.append({key: value for key, value in metrics.items() if not key.startswith(("time/", "memory/"))})
+        assert "report: run/report.html" in done.stderr
+    assert figures[0] == figures[1]
+    assert not (tmp_path / "run" / "previous-1").exists()
+    assert run(*common, "method=none", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "run" / "previous-1" / "metrics.json").exists()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["choice/margin"] == metrics["dense/choice/margin"]
+    assert metrics["mask/sparsity"] == 0
+    assert not (tmp_path / "run" / "persona.safetensors").exists()
+
+
+def test_bad_input_exits_with_2_and_leaves_nothing(tmp_path):
+    done = run("persona=extravert", "seed=-1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: persona=extravert: no such option; did you mean extrovert?\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_run_says_so_in_one_line(tmp_path, cache):
+    done = run(*FAST, "tracker=none", "calibration.max_tokens=10", "output_dir=run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "raise max_tokens (now 10)" in done.stderr.splitlines()[-1]
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["status"] == "failed"
+    assert "raise max_tokens" in status["error"]
+    assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
+    assert not (tmp_path / "run" / "metrics.json").exists()

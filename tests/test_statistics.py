@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from persona_prune.evaluators.base import EvalResult
+from persona_prune.statistics import bootstrap_interval, compare, mcnemar, sign_flip, summarise
+
+
+def result(values, metric="m"):
+    return EvalResult([{"id": i, "values": {metric: v}} for i, v in enumerate(values)])
+
+
+def test_mcnemar_by_hand():
+    # 6 discordant pairs, 5 better: two-sided exact p = 2 * (C(6,0) + C(6,1)) / 2^6.
+    assert mcnemar(np.array([1, 1, 1, 1, 1, -1, 0, 0.0])) == pytest.approx(14 / 64)
+    assert mcnemar(np.zeros(4)) == 1.0
+
+
+def test_sign_flip_by_hand():
+    # All 2^5 sign patterns are enumerated; only all-plus and all-minus are as extreme.
+    assert sign_flip(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 32)
+    assert sign_flip(np.zeros(5)) == 1.0
+
+
+def test_interval_covers_the_mean_of_a_known_distribution():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(100):
+        low, high = bootstrap_interval(rng.normal(0.0, 1.0, 60))
+        covered += low <= 0.0 <= high
+    assert 85 <= covered <= 100
+    assert bootstrap_interval(np.full(7, 2.5)) == (2.5, 2.5)
+
+
+def test_means_skip_items_the_metric_does_not_apply_to():
+    figures = summarise(result([1.0, None, 0.0, 1.0]))
+    assert figures["m"] == pytest.approx(2 / 3)
+    assert figures["m_low"] <= figures["m"] <= figures["m_high"]
+
+
+def test_compare_pairs_items_by_id():
+    ours, theirs = result([1.0, 1.0, 0.0, None]), result([0.0, 1.0, 0.0, 1.0])
+    figures = compare(ours, theirs, ["m", "absent"])
+    assert figures["m_delta"] == pytest.approx(1 / 3)
+    assert figures["m_p"] == 1.0
+    assert "absent_delta" not in figures
