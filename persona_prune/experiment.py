@@ -17,7 +17,7 @@ from persona_prune.data import without_leaks
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.likelihood import pair_rows
 from persona_prune.masks import Mask
-from persona_prune.methods.base import Method, NoMask, build_mask
+from persona_prune.methods.base import Method, NoMask, build_masks
 from persona_prune.models import LoadedModel, maskable_linears
 from persona_prune.personas import Pair, content_hash
 from persona_prune.run_directory import RunDirectory, one_line, open_run_directory, peak_memory_mb, write_text
@@ -153,10 +153,8 @@ def _masks(
 ) -> BuiltMask:
     linears = maskable_linears(loaded.model)
     description = {"persona": plan.persona.name, "model": loaded.name, "data_hash": target.data_hash}
-    advance = run.progress("mask", 2 * len(linears))
-    mask = build_mask(linears, method, target, contrast, description, advance)
-    opposite = build_mask(linears, method, contrast, target, description, advance)
-    return BuiltMask(mask, opposite)
+    advance = run.progress("mask", len(linears))
+    return BuiltMask(*build_masks(linears, method, target, contrast, description, advance))
 
 
 def _evaluate(plan: Plan, loaded: LoadedModel, run: RunDirectory, dense: Results | None) -> Results:

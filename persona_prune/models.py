@@ -3,8 +3,10 @@
 The only file that calls ``from_pretrained``.
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import logging
 import os
 import shutil
@@ -242,8 +244,10 @@ def dequantised_wheel(package: str, distribution: str) -> Path:
 
 def _dequantise(gguf: Path, target: Path) -> None:
     log.info("Dequantising %s once into %s", gguf.name, target)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The conversion draws a bar of its own, whatever transformers is told.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The weights are plain float32 by now; only these two leftovers make save_pretrained think otherwise.
     del model.config.quantization_config
     model.hf_quantizer = None

@@ -60,6 +60,8 @@ def test_every_yaml_opens_with_how_to_use_it(path):
         (["calibration=pairs", "calibration.path=absent.jsonl"], "calibration: no pair file at absent.jsonl"),
         (["evaluator.choice.path=absent.csv"], "evaluator.choice: no pair file at absent.csv"),
         (["evaluator.capability.text_path=absent"], "capability.text_path: no file at absent"),
+        (["method.assignment=both"], "method.assignment=both: must be 'independent' or 'disjoint'"),
+        (["method.overrides={mlpp: 0.3}"], "no module 'mlpp'; write attention, mlp"),
         (["evaluator=[]"], "evaluator: name at least one"),
         (["persona=custom"], "persona custom has no embedded test pairs"),
         (["model.device=abacus"], "model: model.device=abacus is not available"),

@@ -7,7 +7,8 @@ from typing import Protocol
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 
-from persona_prune.masks import Mask, pack_bits, row_top_k
+from persona_prune.masks import Mask, pack_bits
+from persona_prune.methods.selection import block_top_k, disjoint_top_k
 from persona_prune.signatures import Signature, Statistics
 from persona_prune.validation import STRICT, Name
 
@@ -29,7 +30,7 @@ class Layer:
 
 
 class Method(Protocol):
-    """What a YAML in ``conf/method`` builds."""
+    """What a YAML in ``conf/method`` builds: a `selection.Selection` that can score."""
 
     name: Name
 
@@ -40,6 +41,9 @@ class Method(Protocol):
     @property
     def gamma(self) -> float:
         """What dropped weights are multiplied with (equation 7)."""
+
+    def sparsity_of(self, linear: str) -> float:
+        """Share of every row of one Linear to drop."""
 
     def score(self, layer: Layer) -> Tensor:
         """Return scores ``[out_features, in_features]``, larger = keep."""
@@ -57,34 +61,51 @@ def wanda_importance(weight: Tensor, mean_abs: Tensor) -> Tensor:
     return weight.abs() * mean_abs.to(weight.device)
 
 
-def build_mask(
+def build_masks(
     linears: Mapping[str, nn.Linear],
     method: Method,
     target: Signature,
     contrast: Signature,
     description: Mapping[str, object],
     on_linear: Callable[[int], object] = lambda done: None,
-) -> Mask:
-    """Score every Linear, select by row, and return the mask.
+) -> tuple[Mask, Mask]:
+    """Score every Linear for either pole, select by row, and return the persona's mask and its opposite's.
 
     Args:
         linears: from `models.maskable_linears`, dense.
         method: how to score.
         target: signature of the persona to be.
         contrast: signature of its opposite.
-        description: stored with the mask, beside method and sparsity.
+        description: stored with the masks, beside the method's settings.
         on_linear: called after each Linear, for progress.
 
     Raises:
         ValueError: the scores or the sparsity are invalid.
     """
-    bits, shapes = {}, {}
+    bits: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    shapes = {name: (module.out_features, module.in_features) for name, module in linears.items()}
     for name, module in linears.items():
-        layer = Layer(name, module.weight.detach().float(), target[name], contrast[name])
-        tie_break = wanda_importance(layer.weight, layer.target.mean_abs)
-        keep = row_top_k(method.score(layer), tie_break, method.sparsity)
-        bits[name] = pack_bits(keep)
-        shapes[name] = (module.out_features, module.in_features)
+        weight = module.weight.detach().float()
+        layer = Layer(name, weight, target[name], contrast[name])
+        for packed, keep in zip(bits, _keep_both(method, layer), strict=True):
+            packed[name] = pack_bits(keep)
         on_linear(1)
-    made_by = {"method": method.name, "sparsity": method.sparsity, "gamma": method.gamma}
-    return Mask(bits, shapes, target.model_fingerprint, {**made_by, **description})
+    settings = {"method": method.name, "sparsity": method.sparsity, "gamma": method.gamma, **description}
+    own, other = (
+        Mask(packed, shapes, target.model_fingerprint, {**settings, "pole": pole})
+        for packed, pole in zip(bits, ("target", "opposite"), strict=True)
+    )
+    return own, other
+
+
+def _keep_both(method: Method, layer: Layer) -> tuple[Tensor, Tensor]:
+    """Return what the persona and what its opposite keep of one Linear, bool ``[out_features, in_features]``."""
+    mirrored = Layer(layer.name, layer.weight, layer.contrast, layer.target)
+    sparsity = method.sparsity_of(layer.name)
+    scores = [method.score(side) for side in (layer, mirrored)]
+    ties = [wanda_importance(side.weight, side.target.mean_abs) for side in (layer, mirrored)]
+    if getattr(method, "assignment", "independent") == "disjoint":
+        return disjoint_top_k(scores[0], scores[1], ties[0], ties[1], sparsity)
+    block = getattr(method, "block_columns", None) or layer.weight.shape[1]
+    first, second = (block_top_k(s, t, sparsity, block) for s, t in zip(scores, ties, strict=True))
+    return first, second

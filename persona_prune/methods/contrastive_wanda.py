@@ -7,13 +7,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from persona_prune.methods.base import Layer
-from persona_prune.validation import STRICT, Fraction, Name
+from persona_prune.methods.selection import ContrastiveSelection
+from persona_prune.validation import STRICT
 
 _EPSILON = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class ContrastiveWanda:
+class ContrastiveWanda(ContrastiveSelection):
     """Keep weights that read what the persona's answers excite more than the opposite's.
 
     ``S_ij = |w_ij| phi((mu+ - mu-) / sqrt(var+ + var- + eps))``. The paper leaves open what ``mu`` and ``var`` are of;
@@ -22,9 +23,6 @@ class ContrastiveWanda:
     rule (`masks.row_top_k`) decides among them.
     """
 
-    name: Name
-    sparsity: Fraction
-    gamma: Fraction
     phi: Literal["relu", "softplus"]
     statistic: Literal["token", "sequence"]
 

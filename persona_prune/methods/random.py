@@ -7,16 +7,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from persona_prune.methods.base import Layer
-from persona_prune.validation import STRICT, Fraction, Name
+from persona_prune.methods.selection import Selection
+from persona_prune.validation import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Random:
+class Random(Selection):
     """Drop the same number of weights in every row as any other method would, chosen by ``seed``."""
 
-    name: Name
-    sparsity: Fraction
-    gamma: Fraction
     seed: int
 
     def score(self, layer: Layer) -> Tensor:

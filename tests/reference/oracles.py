@@ -50,3 +50,27 @@ def input_statistics(
         "sequence_mean": norm.mean(0),
         "sequence_variance": norm.var(0, unbiased=False),
     }
+
+
+def disjoint(
+    score: list[float], other: list[float], ties: list[float], other_ties: list[float], kept: int
+) -> tuple[set[int], set[int]]:
+    """One row, by hand: owners first, then what the other side leaves, then what it keeps."""
+    n = len(score)
+    own = {
+        j
+        for j in range(n)
+        if (score[j], ties[j]) > (other[j], other_ties[j])
+        or ((score[j], ties[j]) == (other[j], other_ties[j]) and j % 2 == 0)
+    }
+
+    def best(candidates: set[int], values: list[float], breaks: list[float], count: int) -> list[int]:
+        return sorted(candidates, key=lambda j: (-values[j], -breaks[j], j))[:count]
+
+    theirs = set(range(n)) - own
+    mine, yours = set(best(own, score, ties, kept)), set(best(theirs, other, other_ties, kept))
+    my_fill = best(theirs - yours, score, ties, kept - len(mine))
+    my_more = best(yours, score, ties, kept - len(mine) - len(my_fill))
+    your_fill = best(own - mine, other, other_ties, kept - len(yours))
+    your_more = best(mine, other, other_ties, kept - len(yours) - len(your_fill))
+    return mine | set(my_fill) | set(my_more), yours | set(your_fill) | set(your_more)
