@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from persona_prune.data import Calibration, without_leaks
 from persona_prune.evaluators.base import Evaluator
-from persona_prune.methods.base import Method, NoMask
+from persona_prune.methods.base import Method, NoMask, SavedMask
 from persona_prune.models import ModelSpec, pick_device
 from persona_prune.personas import Persona
 from persona_prune.tracking import Tracker
@@ -41,7 +41,7 @@ class Plan:
     model: ModelSpec
     persona: Persona
     calibration: Calibration
-    method: Method | NoMask
+    method: Method | SavedMask | NoMask
     evaluators: Mapping[str, Evaluator]
     tracker: Tracker
     study: str
@@ -83,7 +83,7 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
     identity = {key: value for key, value in config.items() if key not in ("tracker", "output_dir")}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     parts = [nodes["model"].name, persona.name + ("-flipped" if persona.flip else ""), method.name]
-    parts += [f"{method.sparsity:g}"] if not isinstance(method, NoMask) else []
+    parts += [f"{method.sparsity:g}"] if hasattr(method, "sparsity") else []
     name = "-".join([*parts, f"seed{config['seed']}"])
     directory = Path("outputs") / config["study"] / f"{name}-{digest[:6]}"
     if config["output_dir"] is not None:
@@ -176,7 +176,9 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any]) -> l
         for key, evaluator in evaluators.items()
         if evaluator is not None
     ]
-    uses_pairs = calibration is not None and method is not None and not isinstance(method, NoMask)
+    uses_pairs = calibration is not None and method is not None and not isinstance(method, NoMask | SavedMask)
+    if isinstance(method, SavedMask):
+        checks.append(("method", method.load))
     if uses_pairs:
         checks.append(("calibration", lambda: calibration.check(persona)))
     if model is not None and hasattr(model, "device"):

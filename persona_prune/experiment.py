@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from persona_prune import report, signatures
-from persona_prune.apply import masked
+from persona_prune.apply import check_fits, masked
 from persona_prune.config import Plan, evaluated_prompts
 from persona_prune.data import without_leaks
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.likelihood import pair_rows
 from persona_prune.masks import Mask
-from persona_prune.methods.base import Method, NoMask, build_masks
+from persona_prune.methods.base import Method, NoMask, SavedMask, build_masks
 from persona_prune.models import LoadedModel, maskable_linears
 from persona_prune.personas import Pair, content_hash
 from persona_prune.run_directory import RunDirectory, one_line, open_run_directory, peak_memory_mb, write_text
@@ -45,10 +45,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BuiltMask:
-    """The persona's mask, and the one of its opposite from the same data for comparison."""
+    """The mask to apply, and the opposite's from the same data for comparison (None for a saved mask)."""
 
     mask: Mask
-    opposite: Mask
+    opposite: Mask | None
+    gamma: float
 
 
 def run_experiment(plan: Plan, overrides: Sequence[str]) -> Outcome:
@@ -70,17 +71,12 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
     try:
         with run.stage("load"):
             loaded = plan.model.load()
-        built = None
-        if not isinstance(plan.method, NoMask):
-            target, contrast = _signatures(plan, loaded, run)
-            with run.stage("mask"):
-                built = _masks(plan, plan.method, loaded, target, contrast, run)
+        built = _build(plan, loaded, run)
         with run.stage("evaluate"):
             dense = _evaluate(plan, loaded, run, dense=None)
             results = dense
             if built is not None:
-                gamma = plan.method.gamma if not isinstance(plan.method, NoMask) else 0.0
-                with masked(loaded.model, built.mask, model_fingerprint=loaded.fingerprint, gamma=gamma):
+                with masked(loaded.model, built.mask, model_fingerprint=loaded.fingerprint, gamma=built.gamma):
                     results = _evaluate(plan, loaded, run, dense=dense)
         metrics = _metrics(results, dense)
         metrics |= _save(plan, run, built, results, dense)
@@ -148,13 +144,28 @@ def calibration_pairs(plan: Plan) -> tuple[Pair, ...]:
     return without_leaks(pairs, evaluated_prompts(plan.persona, plan.evaluators), plan.calibration.on_leak)
 
 
+def _build(plan: Plan, loaded: LoadedModel, run: RunDirectory) -> BuiltMask | None:
+    """Return the mask that the method asks for; None for the dense model."""
+    method = plan.method
+    if isinstance(method, NoMask):
+        return None
+    if isinstance(method, SavedMask):
+        mask = method.load()
+        check_fits(loaded.model, mask, loaded.fingerprint)
+        return BuiltMask(mask, None, method.gamma)
+    target, contrast = _signatures(plan, loaded, run)
+    with run.stage("mask"):
+        return _masks(plan, method, loaded, target, contrast, run)
+
+
 def _masks(
     plan: Plan, method: Method, loaded: LoadedModel, target: Signature, contrast: Signature, run: RunDirectory
 ) -> BuiltMask:
     linears = maskable_linears(loaded.model)
     description = {"persona": plan.persona.name, "model": loaded.name, "data_hash": target.data_hash}
     advance = run.progress("mask", len(linears))
-    return BuiltMask(*build_masks(linears, method, target, contrast, description, advance))
+    own, other = build_masks(linears, method, target, contrast, description, advance)
+    return BuiltMask(own, other, method.gamma)
 
 
 def _evaluate(plan: Plan, loaded: LoadedModel, run: RunDirectory, dense: Results | None) -> Results:

@@ -163,8 +163,9 @@ def _plots(facts: RunFacts) -> list[tuple[str, Markup]]:
     with matplotlib.rc_context(_STYLE):
         if "choice" in facts.results:
             plots.append(("Margin of every item, matching minus not matching", _margins(facts)))
-        if facts.mask is not None and facts.opposite is not None:
+        if facts.mask is not None:
             plots.append(("Weights dropped, by layer", _by_layer(_sparsities(facts.mask), "share dropped")))
+        if facts.mask is not None and facts.opposite is not None:
             changed = difference(facts.mask, facts.opposite)
             plots.append(
                 (

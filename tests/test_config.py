@@ -2,10 +2,12 @@ import json
 import os
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from persona_prune.command_line import check_command_line, config_directory
 from persona_prune.config import ConfigError, build
+from persona_prune.masks import Mask, pack_bits
 
 CONF = config_directory()
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if not path.stem.startswith("_"))
@@ -26,8 +28,12 @@ def problems(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_yaml_composes_and_builds(group, option, in_tmp, pair_file):
+    Mask({"a": pack_bits(torch.ones(1, 8, dtype=torch.bool))}, {"a": (1, 8)}, "f", {}).save(
+        in_tmp / "saved.safetensors"
+    )
     extra = {
         ("calibration", "pairs"): [f"calibration.path={pair_file}"],
+        ("method", "saved"): [f"method.path={in_tmp / 'saved.safetensors'}"],
         ("persona", "custom"): ["calibration=pairs", f"calibration.path={pair_file}", "evaluator=capability"],
     }.get((group, option), [])
     check_command_line([f"{group}={option}", *extra])
@@ -62,6 +68,7 @@ def test_every_yaml_opens_with_how_to_use_it(path):
         (["evaluator.capability.text_path=absent"], "capability.text_path: no file at absent"),
         (["method.assignment=both"], "method.assignment=both: must be 'independent' or 'disjoint'"),
         (["method.overrides={mlpp: 0.3}"], "no module 'mlpp'; write attention, mlp"),
+        (["method=saved", "method.path=absent"], "method: no persona file at absent"),
         (["evaluator=[]"], "evaluator: name at least one"),
         (["persona=custom"], "persona custom has no embedded test pairs"),
         (["model.device=abacus"], "model: model.device=abacus is not available"),

@@ -108,6 +108,20 @@ def test_running_twice_gives_the_same_figures_and_nothing_is_lost(tmp_path, cach
     assert not (tmp_path / "run" / "persona.safetensors").exists()
 
 
+def test_a_saved_mask_gives_the_figures_it_was_saved_with_and_fits_no_other_model(sweep, tmp_path):
+    first = runs(sweep)[0]
+    saved = [*FAST, "tracker=none", "method=saved", f"method.path={first / 'persona.safetensors'}"]
+    done = run(*saved, "output_dir=again", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before, after = (json.loads((d / "metrics.json").read_text()) for d in (first, tmp_path / "again"))
+    for key in ("choice/margin", "capability/perplexity", "capability/neutral_drift", "mask/sparsity"):
+        assert after[key] == before[key]
+    done = run(*saved, "model.weight_seed=1", "output_dir=other", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the mask was made for the model with fingerprint" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_bad_input_exits_with_2_and_leaves_nothing(tmp_path):
     done = run("persona=extravert", "seed=-1", cwd=tmp_path)
     assert done.returncode == 2
