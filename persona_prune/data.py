@@ -103,10 +103,7 @@ def read_pairs(path: str | Path) -> tuple[Pair, ...]:
 @functools.lru_cache(maxsize=16)
 def _read_pairs(path: Path, modified: int, size: int) -> tuple[Pair, ...]:
     """Read a file once while it is unchanged: checks and stages ask for it several times."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    text = read_text(path)
     rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _jsonl_rows(path, text)
     candidates = [(line, _pair(path, line, row)) for line, row in rows]
     useless = [line for line, pair in candidates if _is_useless(pair)]
@@ -126,6 +123,27 @@ def _read_pairs(path: Path, modified: int, size: int) -> tuple[Pair, ...]:
 def _is_useless(pair: Pair) -> bool:
     texts = (pair.prompt.strip(), pair.matching.strip(), pair.not_matching.strip())
     return not all(texts) or texts[1] == texts[2]
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """Read a JSONL file of objects with ``prompt``; raise ValueError with file and line if it is not one."""
+    prompts = []
+    for line, row in _jsonl_rows(path, read_text(path)):
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+            raise ValueError(f"{path}, line {line}: expected an object with 'prompt'")
+        prompts.append(row["prompt"])
+    return tuple(prompts)
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file (byte-order mark allowed); raise ValueError if it is empty or not UTF-8."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    if not text.strip():
+        raise ValueError(f"{path}: the file is empty")
+    return text
 
 
 def _jsonl_rows(path: Path, text: str) -> list[tuple[int, object]]:

@@ -10,18 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from persona_prune import report, signatures
-from persona_prune.apply import check_fits, masked
-from persona_prune.config import Plan, evaluated_prompts
-from persona_prune.data import without_leaks
+from persona_prune import report
+from persona_prune.apply import masked
+from persona_prune.config import Plan
 from persona_prune.evaluators.base import EvalResult
-from persona_prune.likelihood import pair_rows
-from persona_prune.masks import Mask
-from persona_prune.methods.base import Method, NoMask, SavedMask, build_masks
-from persona_prune.models import LoadedModel, maskable_linears
-from persona_prune.personas import Pair, content_hash
+from persona_prune.mask_building import BuiltMask, build_mask
+from persona_prune.models import LoadedModel
 from persona_prune.run_directory import RunDirectory, one_line, open_run_directory, peak_memory_mb, write_text
-from persona_prune.signatures import Signature
 from persona_prune.statistics import compare, summarise
 from persona_prune.tracking import RunInfo
 
@@ -43,15 +38,6 @@ class Outcome:
         return self.metrics.get("choice/margin")
 
 
-@dataclass(frozen=True)
-class BuiltMask:
-    """The mask to apply, and the opposite's from the same data for comparison (None for a saved mask)."""
-
-    mask: Mask
-    opposite: Mask | None
-    gamma: float
-
-
 def run_experiment(plan: Plan, overrides: Sequence[str]) -> Outcome:
     """Run ``plan`` and leave its directory behind; errors end up in the outcome, the log and the status file."""
     try:
@@ -71,7 +57,7 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
     try:
         with run.stage("load"):
             loaded = plan.model.load()
-        built = _build(plan, loaded, run)
+        built = build_mask(plan, loaded, run)
         with run.stage("evaluate"):
             dense = _evaluate(plan, loaded, run, dense=None)
             results = dense
@@ -104,68 +90,6 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
     log.info("%s", report.summary_lines(plan.name, metrics))
     log.info("report: %s", run.path / "report.html")
     return metrics
-
-
-def _signatures(plan: Plan, loaded: LoadedModel, run: RunDirectory) -> tuple[Signature, Signature]:
-    """Return target and contrast signature, from the cache if these inputs were seen before."""
-    calibration = plan.calibration
-    pairs = calibration_pairs(plan)
-    settings = {
-        "positions": calibration.positions,
-        "max_tokens": calibration.max_tokens,
-        "chat_template": loaded.tokenizer.chat_template,
-        "dtype": str(loaded.model.dtype),
-    }
-    with run.stage("signature"):
-        data_hash = content_hash(pairs)
-        path = signatures.cache_file(loaded.fingerprint, data_hash, settings)
-        cached = signatures.load(path)
-        if cached is not None:
-            log.info("signature of %d pairs: from the cache", len(pairs))
-            return cached
-        fresh = signatures.collect(
-            loaded.model,
-            maskable_linears(loaded.model),
-            pair_rows(loaded.tokenizer, pairs, calibration.max_tokens),
-            pad_id=loaded.tokenizer.pad_token_id,
-            batch_size=calibration.batch_size,
-            positions=calibration.positions,
-            model_fingerprint=loaded.fingerprint,
-            data_hash=data_hash,
-            on_batch=run.progress("signature", len(pairs)),
-        )
-        signatures.save(path, fresh)
-    return fresh
-
-
-def calibration_pairs(plan: Plan) -> tuple[Pair, ...]:
-    """Return the plan's calibration pairs, without any prompt that its evaluators ask."""
-    pairs = plan.calibration.pairs(plan.persona)
-    return without_leaks(pairs, evaluated_prompts(plan.persona, plan.evaluators), plan.calibration.on_leak)
-
-
-def _build(plan: Plan, loaded: LoadedModel, run: RunDirectory) -> BuiltMask | None:
-    """Return the mask that the method asks for; None for the dense model."""
-    method = plan.method
-    if isinstance(method, NoMask):
-        return None
-    if isinstance(method, SavedMask):
-        mask = method.load()
-        check_fits(loaded.model, mask, loaded.fingerprint)
-        return BuiltMask(mask, None, method.gamma)
-    target, contrast = _signatures(plan, loaded, run)
-    with run.stage("mask"):
-        return _masks(plan, method, loaded, target, contrast, run)
-
-
-def _masks(
-    plan: Plan, method: Method, loaded: LoadedModel, target: Signature, contrast: Signature, run: RunDirectory
-) -> BuiltMask:
-    linears = maskable_linears(loaded.model)
-    description = {"persona": plan.persona.name, "model": loaded.name, "data_hash": target.data_hash}
-    advance = run.progress("mask", len(linears))
-    own, other = build_masks(linears, method, target, contrast, description, advance)
-    return BuiltMask(own, other, method.gamma)
 
 
 def _evaluate(plan: Plan, loaded: LoadedModel, run: RunDirectory, dense: Results | None) -> Results:

@@ -1,4 +1,4 @@
-"""Activation signatures: streaming statistics of what enters each Linear, for both poles of a pair at once."""
+"""Activation signatures: streaming statistics of what enters each Linear, for all answers of a prompt at once."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from persona_prune.validation import Positions
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # of the statistics below: raise it whenever their values change, so that cached ones are not reused
+_VERSION = 2  # of the statistics below: raise it whenever their values change, so that cached ones are not reused
 
 
 @dataclass(frozen=True)
@@ -140,18 +140,19 @@ def collect(
     model_fingerprint: str,
     data_hash: str,
     on_batch: Callable[[int], object] = lambda rows_done: None,
-) -> tuple[Signature, Signature]:
-    """Return the signatures of branch 0 (target) and branch 1 (contrast) of ``rows``, from one pass over them.
+) -> tuple[Signature, ...]:
+    """Return one signature for each branch of ``rows`` (target and contrast, for pairs), from one pass over them.
 
     Raises:
         ValueError: there are no rows, or a Linear is never reached.
     """
     if not rows:
         raise ValueError("no calibration pairs: a signature needs at least one")
+    poles = range(len(rows[0].branches))
     leader = shared_inputs(model, linears)
     leaders = {name: linears[name] for name in linears if leader[name] == name}
     sums = {
-        name: [_Accumulator(module.in_features, module.weight.device) for _ in range(2)]
+        name: [_Accumulator(module.in_features, module.weight.device) for _ in poles]
         for name, module in leaders.items()
     }
     selected: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -162,20 +163,20 @@ def collect(
             index, sequence, lengths = (t.to(flat.device) for t in (index, sequence, lengths))
             accumulator.add(flat.index_select(0, index).float(), sequence, lengths)
 
-    tokens = [0, 0]
+    tokens = [0 for _ in poles]
     prefix = common_prefix(model, rows) if positions == "response" else None
     if prefix:
         rows = [Row(row.prompt[prefix.length :], row.branches) for row in rows]
     with input_hooks(leaders, observe):
         for indices in batches(rows, batch_size):
             batch = pack([rows[i] for i in indices], pad_id, model.device)
-            selected[:] = [_positions(batch, pole, positions) for pole in range(2)]
-            for pole in range(2):
+            selected[:] = [_positions(batch, pole, positions) for pole in poles]
+            for pole in poles:
                 tokens[pole] += len(selected[pole][0])
             # Hooks read the inputs; of the logits, the fewest that a pass can make.
             forward(model, replace(batch, sources=batch.sources[:1]), prefix)
             on_batch(len(indices))
-    target, contrast = (
+    return tuple(
         Signature(
             {name: pair[pole].statistics(tokens[pole], len(rows)) for name, pair in sums.items()},
             leader,
@@ -185,9 +186,8 @@ def collect(
             tokens[pole],
             len(rows),
         )
-        for pole in range(2)
+        for pole in poles
     )
-    return target, contrast
 
 
 def _positions(batch: Batch, pole: int, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,26 +199,26 @@ def _positions(batch: Batch, pole: int, positions: Positions) -> tuple[Tensor, T
 
 
 def cache_file(model_fingerprint: str, data_hash: str, settings: Mapping[str, object]) -> Path:
-    """Return where the two signatures of these inputs are kept; the name depends on everything that changes them."""
+    """Return where the signatures of these inputs are kept; the name depends on everything that changes them."""
     key = json.dumps([_VERSION, model_fingerprint, data_hash, sorted(settings.items())])
     return cache_root() / "signatures" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
 
-def save(path: Path, signatures: tuple[Signature, Signature]) -> None:
-    """Write target and contrast signature to ``path`` (safetensors), all or nothing."""
+def save(path: Path, signatures: Sequence[Signature]) -> None:
+    """Write the signatures of one pass to ``path`` (safetensors), all or nothing."""
     tensors = {
         f"{pole}/{name}/{field.name}": getattr(statistics, field.name)
-        for pole, signature in zip(("target", "contrast"), signatures, strict=True)
+        for pole, signature in enumerate(signatures)
         for name, statistics in signature.statistics.items()
         for field in fields(Statistics)
     }
-    first, second = signatures
+    first = signatures[0]
     manifest = {
         "leader": dict(first.leader),
         "model_fingerprint": first.model_fingerprint,
         "data_hash": first.data_hash,
         "positions": first.positions,
-        "tokens": [first.tokens, second.tokens],
+        "tokens": [signature.tokens for signature in signatures],
         "sequences": first.sequences,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,7 @@ def save(path: Path, signatures: tuple[Signature, Signature]) -> None:
     partial.replace(path)
 
 
-def load(path: Path) -> tuple[Signature, Signature] | None:
+def load(path: Path) -> tuple[Signature, ...] | None:
     """Read what `save` wrote; None if there is no such file or it is damaged (said in the log)."""
     if not path.is_file():
         return None
@@ -240,14 +240,13 @@ def load(path: Path) -> tuple[Signature, Signature] | None:
                     name: Statistics(*(file.get_tensor(f"{pole}/{name}/{field.name}") for field in fields(Statistics)))
                     for name in leaders
                 }
-                for pole in ("target", "contrast")
+                for pole in range(len(manifest["tokens"]))
             ]
         common = (manifest["leader"], manifest["model_fingerprint"], manifest["data_hash"])
-        target, contrast = (
+        return tuple(
             Signature(statistics, *common, manifest["positions"], tokens, manifest["sequences"])
             for statistics, tokens in zip(poles, manifest["tokens"], strict=True)
         )
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         log.warning("cached signature %s is damaged (%s): computing it again", path, error)
         return None
-    return target, contrast

@@ -16,7 +16,7 @@ def test_jsonl_and_csv_agree(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no pairs in the file"),
+        ("", "the file is empty"),
         (GOOD * 2 + "{oops\n", "line 3: invalid JSON"),
         ("[1]\n", "line 1: expected an object"),
         (GOOD + '{"prompt": "a", "matching": "b"}\n', "line 2: no 'not_matching'"),

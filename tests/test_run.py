@@ -139,3 +139,20 @@ def test_a_failing_run_says_so_in_one_line(tmp_path, cache):
     assert "raise max_tokens" in status["error"]
     assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_contrastive_taylor_moves_the_pairs_it_was_calibrated_on(tmp_path, cache, pairs, pair_file):
+    """On the very pairs it saw, the margin must rise, and fall for the flipped persona."""
+    taylor = ["method=contrastive_taylor", "method.neutral_prompts=4", "method.generic_tokens=300", "method.rounds=2"]
+    common = ["model=tiny_random", "tracker=none", "evaluator=choice", *taylor]
+    half = tmp_path / "half.jsonl"
+    rows = [json.loads(line) for line in pair_file.read_text().splitlines()]
+    # Other prompts, the same answers: the leakage check compares prompts.
+    half.write_text("".join(json.dumps(row | {"prompt": row["prompt"] + " Well?"}) + "\n" for row in rows))
+    files = ["calibration=pairs", f"calibration.path={half}", f"evaluator.choice.path={pair_file}"]
+    for flip in ("false", "true"):
+        done = run(*common, *files, f"persona.flip={flip}", f"output_dir={flip}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        metrics = json.loads((tmp_path / flip / "metrics.json").read_text())
+        assert metrics["choice/margin"] > metrics["dense/choice/margin"] + 0.05
+        assert 0 < metrics["mask/sparsity"] <= 0.02

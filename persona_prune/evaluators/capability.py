@@ -1,6 +1,5 @@
 """What the mask costs: perplexity on held-out text, and drift on prompts that have nothing to do with the persona."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -8,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic.dataclasses import dataclass
 
-from persona_prune.data import PERSONAS_DATA
+from persona_prune.data import PERSONAS_DATA, read_prompts, read_text
 from persona_prune.evaluators.base import EvalResult, Progress
+from persona_prune.generation import greedy_answers
 from persona_prune.likelihood import Row, chat_prompt, score
 from persona_prune.models import LoadedModel
 from persona_prune.personas import Persona, normalise
@@ -117,7 +116,13 @@ class Capability:
         ]
         length = self.answer_tokens if dense_answers is None else min(_FIRST_WORD_TOKENS, self.answer_tokens)
         # One token a step: four times the rows cost little more.
-        generated = _greedy(loaded, encoded, length, 4 * self.batch_size, progress("neutral answers", len(prompts)))
+        generated = greedy_answers(
+            loaded,
+            encoded,
+            max_new_tokens=length,
+            batch_size=4 * self.batch_size,
+            on_batch=progress("neutral answers", len(prompts)),
+        )
         answers = generated if dense_answers is None else [tuple(s["answer_ids"]) for s in dense_answers]
         rows = [Row(prompt, (answer,)) for prompt, answer in zip(encoded, answers, strict=True)]
         scored = score(
@@ -152,63 +157,11 @@ class Capability:
 
     def _text(self) -> str:
         path = _file(self.text_path, PERSONAS_DATA / "neutral" / "heldout.txt", "capability.text_path")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
-        if not text.strip():
-            raise ValueError(f"{path}: the text is empty")
-        return text
+        return read_text(path)
 
-    def _neutral_prompts(self) -> list[str]:
+    def _neutral_prompts(self) -> tuple[str, ...]:
         path = _file(self.neutral_path, PERSONAS_DATA / "neutral" / "prompts.jsonl", "capability.neutral_path")
-        prompts = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-            if line.strip():
-                try:
-                    prompts.append(str(json.loads(line)["prompt"]))
-                except (ValueError, KeyError, TypeError):
-                    raise ValueError(f"{path}, line {number}: expected an object with 'prompt'") from None
-        if not prompts:
-            raise ValueError(f"{path}: no prompts in the file")
-        return prompts
-
-
-@torch.inference_mode()
-def _greedy(
-    loaded: LoadedModel,
-    prompts: Sequence[tuple[int, ...]],
-    max_new_tokens: int,
-    batch_size: int,
-    advance: Any,
-) -> list[tuple[int, ...]]:
-    """Return the model's greedy answers as token ids, without the end token unless it is all there is."""
-    tokenizer, model = loaded.tokenizer, loaded.model
-    pad = tokenizer.pad_token_id
-    answers: list[tuple[int, ...]] = [()] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        width = max(len(prompts[i]) for i in chosen)
-        ids = torch.tensor([[pad] * (width - len(prompts[i])) + list(prompts[i]) for i in chosen])
-        attention = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen])
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=attention.to(model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=pad,
-        )
-        ends = model.generation_config.eos_token_id
-        ends = set(ends) if isinstance(ends, list) else {ends}
-        for i, row in zip(chosen, output[:, width:].tolist(), strict=True):
-            stop = next((at for at, token in enumerate(row) if token in ends), len(row))
-            answers[i] = tuple(row[: max(stop, 1)])
-        advance(len(chosen))
-    return answers
+        return read_prompts(path)
 
 
 def _first_word(text: str) -> str:

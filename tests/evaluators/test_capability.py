@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from persona_prune.apply import masked
-from persona_prune.evaluators.capability import Capability, _first_word, _greedy, _shift
+from persona_prune.evaluators.capability import Capability, _first_word, _shift
+from persona_prune.generation import greedy_answers
 from persona_prune.masks import Mask, pack_bits
 from persona_prune.models import maskable_linears
 
@@ -38,8 +39,8 @@ def test_perplexity_equals_a_plain_loop_over_windows(tiny, persona, capability):
 
 def test_greedy_answers_do_not_depend_on_padding(tiny):
     prompts = [(5, 6, 7, 8, 9), (10, 11)]
-    together = _greedy(tiny, prompts, 6, 2, lambda n: None)
-    apart = [_greedy(tiny, [prompt], 6, 1, lambda n: None)[0] for prompt in prompts]
+    together = greedy_answers(tiny, prompts, max_new_tokens=6, batch_size=2)
+    apart = [greedy_answers(tiny, [prompt], max_new_tokens=6, batch_size=1)[0] for prompt in prompts]
     assert together == apart
 
 
@@ -77,10 +78,10 @@ def test_unreadable_inputs(capability, persona, tmp_path):
     empty.write_text(" \n")
     odd.write_text('{"prompt": "a"}\n{"promt": "b"}\n')
     for change, message in (
-        ({"text_path": str(empty)}, "the text is empty"),
+        ({"text_path": str(empty)}, "the file is empty"),
         ({"text_path": "/nowhere"}, "no file at /nowhere"),
         ({"neutral_path": str(odd)}, "line 2: expected an object with 'prompt'"),
-        ({"neutral_path": str(empty)}, "no prompts"),
+        ({"neutral_path": str(empty)}, "the file is empty"),
     ):
         with pytest.raises((ValueError, OSError), match=message):
             replace(capability, **change).check(persona)

@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from persona_prune.gradients import add_gradient, log_probability, margin, weight_gradients
+from persona_prune.likelihood import Row, pair_rows
+from persona_prune.models import maskable_linears
+
+
+def plain_log_prob(model, prompt, answer):
+    """Mean log-probability of an answer from one unpacked, differentiable forward pass."""
+    log_probs = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
+    return torch.stack([log_probs[len(prompt) - 1 + i, token] for i, token in enumerate(answer)]).mean()
+
+
+def test_equals_autograd_on_single_sequences(tiny, pairs):
+    rows = pair_rows(tiny.tokenizer, pairs, 512)
+    neutral = [Row(row.prompt, row.branches[:1]) for row in rows[:2]]
+    linears = maskable_linears(tiny.model)
+    with weight_gradients(linears) as found:
+        add_gradient(tiny.model, rows, margin, weight=1.0, pad_id=0, batch_size=2)
+        add_gradient(tiny.model, neutral, log_probability, weight=0.5, pad_id=0, batch_size=2)
+    weights = [module.weight.requires_grad_(True) for module in linears.values()]
+    value = sum(
+        plain_log_prob(tiny.model, r.prompt, r.branches[0]) - plain_log_prob(tiny.model, r.prompt, r.branches[1])
+        for r in rows
+    ) / len(rows)
+    value = value + 0.5 * sum(plain_log_prob(tiny.model, r.prompt, r.branches[0]) for r in neutral) / len(neutral)
+    expected = torch.autograd.grad(value, weights)
+    for weight in weights:
+        weight.requires_grad_(False)
+    for name, gradient in zip(linears, expected, strict=True):
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_the_model_is_left_as_it_was_also_after_an_error(tiny, pairs):
+    linears = maskable_linears(tiny.model)
+    before = {name: module.weight.detach().clone() for name, module in linears.items()}
+    rows = pair_rows(tiny.tokenizer, pairs, 512)
+
+    def fail():
+        with weight_gradients(linears):
+            add_gradient(tiny.model, rows, margin, weight=1.0, pad_id=0, batch_size=2)
+            # Freed as soon as they were added: no second copy of the weights.
+            assert all(module.weight.grad is None for module in linears.values())
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    for name, module in linears.items():
+        assert torch.equal(module.weight, before[name])
+        assert not module.weight.requires_grad
+        assert module.weight.grad is None
+        assert not module.weight._post_accumulate_grad_hooks
