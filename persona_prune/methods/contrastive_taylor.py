@@ -20,9 +20,9 @@ class ContrastiveTaylor(Selection):
     Let ``g_ij`` be the gradient, with respect to ``w_ij``, of the mean per-token log-probability margin of the
     calibration pairs (matching minus not matching), plus ``neutral_weight`` times that of the dense model's own answers
     to neutral prompts. Dropping ``w_ij`` changes this objective by about ``-w_ij g_ij`` (Taylor) and damages the
-    Linear's output on generic text by about ``w_ij^2 E[x_j^2]``. Dropped are, in every row, the weights with the largest benefit
-    per damage, ``-g_ij / (w_ij E[x_j^2])``, and of them only those whose benefit is positive: ``sparsity`` is an upper
-    bound.
+    Linear's output on generic text by about ``w_ij^2 E[x_j^2]``. Dropped are, in every row, the weights with the largest
+    benefit per damage, ``-g_ij / (w_ij E[x_j^2])``, and of them only those whose benefit is positive: ``sparsity`` is an
+    upper bound.
 
     Over several ``rounds``, each drops an equal part and the gradient is taken again at the masked weights.
 
