@@ -60,6 +60,51 @@ def add_gradient(
         on_batch(len(indices))
 
 
+def output_fisher(
+    model: Any,
+    linears: Mapping[str, nn.Linear],
+    rows: Sequence[Row],
+    *,
+    pad_id: int,
+    batch_size: int,
+    seed: int,
+    on_batch: Callable[[int], object] = lambda rows_done: None,
+) -> dict[str, Tensor]:
+    """Return, by Linear, ``E[delta_i^2]`` over tokens, ``[out_features]`` float32 on the CPU.
+
+    ``delta`` is the gradient of the log-probability of answers with respect to the Linear's output. The answers are
+    sampled, token by token, from the model's own distribution at every answer position of ``rows``, so that
+    ``E[delta_i^2] E[x_j^2]`` is the diagonal of the K-FAC Fisher matrix (Martens and Grosse 2015): what a change of
+    ``w_ij`` costs the model on this text, comparable across rows and layers.
+    """
+    sums = {name: torch.zeros(module.out_features, dtype=torch.float64) for name, module in linears.items()}
+    tokens = 0
+    handles = []
+    try:
+        for name, module in linears.items():
+
+            def add(_: nn.Module, __: Any, outputs: Any, name: str = name) -> None:
+                sums[name] += outputs[0].flatten(0, -2).float().square().sum(0).double().cpu()
+
+            handles.append(module.register_full_backward_hook(add))
+        # Nothing requires a gradient but what enters the first layer.
+        embeddings = model.get_input_embeddings()
+        handles.append(embeddings.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True)))
+        generator = torch.Generator().manual_seed(seed)
+        for indices in batches(rows, batch_size):
+            batch = pack([rows[i] for i in indices], pad_id, model.device)
+            with torch.enable_grad():
+                log_probs = forward(model, batch).float().log_softmax(-1)
+                sampled = torch.multinomial(log_probs.detach().exp().cpu(), 1, generator=generator)
+                log_probs.gather(1, sampled.to(log_probs.device)).sum().backward()  # type: ignore[no-untyped-call]
+            tokens += int((batch.branch >= -1).sum())
+            on_batch(len(indices))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: (total / tokens).float() for name, total in sums.items()}
+
+
 def margin(_: Sequence[int], answers: list[list[Answer]]) -> Tensor:
     """Per-token log-probability of the first answer minus the second's, summed over rows (nats)."""
     return torch.stack([first.log_probs.mean() - second.log_probs.mean() for first, second in answers]).sum()

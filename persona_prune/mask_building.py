@@ -3,10 +3,12 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from persona_prune import gradients, signatures
@@ -17,7 +19,12 @@ from persona_prune.generation import greedy_answers
 from persona_prune.likelihood import Row, chat_prompt, pair_rows
 from persona_prune.masks import Mask, pack_bits
 from persona_prune.methods.base import Method, NoMask, SavedMask, build_masks
-from persona_prune.methods.contrastive_taylor import ContrastiveTaylor, benefit_per_damage, drop_best
+from persona_prune.methods.contrastive_taylor import (
+    ContrastiveTaylor,
+    benefit_per_damage,
+    drop_best,
+    threshold_of_best,
+)
 from persona_prune.models import LoadedModel, cache_root, maskable_linears
 from persona_prune.personas import Pair, content_hash, normalise
 from persona_prune.run_directory import RunDirectory, write_text
@@ -93,25 +100,42 @@ def _by_gradient(
     """Take the gradient, drop an equal part of every row, and again at the masked weights, ``rounds`` times."""
     with run.stage("signature"):
         neutral = _neutral_rows(plan, method, loaded, run)
-        generic = _generic(plan, method, loaded, neutral, run)
+        generic, fisher = _generic(plan, method, loaded, neutral, run)
     linears = maskable_linears(loaded.model)
-    shapes = {name: (module.out_features, module.in_features) for name, module in linears.items()}
     settings = {"method": method.name, "sparsity": method.sparsity, "gamma": method.gamma, **description}
     rows = pair_rows(loaded.tokenizer, pairs, plan.calibration.max_tokens)
-    dropped = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in shapes.items()}
+    dropped = {name: torch.zeros(module.weight.shape, dtype=torch.bool) for name, module in linears.items()}
     mask = _mask_of(dropped, loaded, settings)
     for number in range(1, method.rounds + 1):
         with run.stage("gradient"), masked(loaded.model, mask, model_fingerprint=loaded.fingerprint):
             found = _gradient(plan, method, loaded, rows, neutral, f"gradient {number} of {method.rounds}", run)
         with run.stage("mask"):
             for name, module in linears.items():
-                score = benefit_per_damage(module.weight.detach().float(), found.pop(name), generic[name].mean_square)
-                # The same share in every round, and what rounding left over in the last.
-                until = int(method.sparsity_of(name) * module.in_features * number / method.rounds + 1e-9)
-                since = int(method.sparsity_of(name) * module.in_features * (number - 1) / method.rounds + 1e-9)
-                dropped[name] = drop_best(score.cpu(), dropped[name], until - since)
+                weight = module.weight.detach().float()
+                square = generic[name].mean_square
+                score = benefit_per_damage(weight, found.pop(name), square, fisher[name])
+                found[name] = score.cpu().masked_fill_(dropped[name], -torch.inf)
+            dropped = _drop(method, found, dropped, number)
             mask = _mask_of(dropped, loaded, settings)
     return BuiltMask(mask, None, method.gamma)
+
+
+def _drop(
+    method: ContrastiveTaylor, scores: dict[str, Tensor], dropped: dict[str, Tensor], number: int
+) -> dict[str, Tensor]:
+    """Return what is dropped after round ``number``: an equal part in every round."""
+
+    def more(of: float) -> int:
+        return int(of * number / method.rounds + 1e-9) - int(of * (number - 1) / method.rounds + 1e-9)
+
+    if method.allocation == "row":
+        return {
+            name: drop_best(score, dropped[name], more(method.sparsity_of(name) * score.shape[1]))
+            for name, score in scores.items()
+        }
+    total = sum(score.numel() for score in scores.values())
+    threshold = threshold_of_best(scores.values(), more(method.sparsity * total))
+    return {name: dropped[name] | (score > threshold) for name, score in scores.items()}
 
 
 def _gradient(
@@ -176,8 +200,8 @@ def _neutral_rows(plan: Plan, method: ContrastiveTaylor, loaded: LoadedModel, ru
 
 def _generic(
     plan: Plan, method: ContrastiveTaylor, loaded: LoadedModel, neutral: Sequence[Row], run: RunDirectory
-) -> Signature:
-    """Return the statistics of neutral text and of neutral conversations."""
+) -> tuple[Signature, dict[str, Tensor]]:
+    """Return input statistics and output Fisher of neutral text and neutral conversations, made once for a model."""
     text = read_text(PERSONAS_DATA / "neutral" / "generic.txt")
     ids = loaded.tokenizer(text, verbose=False).input_ids[: method.generic_tokens]
     windows = [ids[start : start + _WINDOW] for start in range(0, len(ids), _WINDOW)]
@@ -185,7 +209,25 @@ def _generic(
     rows += neutral
     digest = hashlib.sha256(json.dumps([[row.prompt, row.branches] for row in rows]).encode()).hexdigest()[:16]
     (generic,) = _signatures(plan, loaded, rows, digest, "all", run)
-    return generic
+    batch_size = max(1, plan.calibration.batch_size // 4)
+    path = signatures.cache_file(
+        loaded.fingerprint, digest, {"fisher": method.seed, "dtype": str(loaded.model.dtype), "batch": batch_size}
+    )
+    if path.is_file():
+        return generic, load_file(path)
+    fisher = gradients.output_fisher(
+        loaded.model,
+        maskable_linears(loaded.model),
+        rows,
+        pad_id=loaded.tokenizer.pad_token_id,
+        batch_size=batch_size,
+        seed=method.seed,
+        on_batch=run.progress("fisher", len(rows)),
+    )
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    save_file(fisher, partial)
+    partial.replace(path)
+    return generic, fisher
 
 
 def _signatures(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from persona_prune.gradients import add_gradient, log_probability, margin, weight_gradients
+from persona_prune.gradients import add_gradient, log_probability, margin, output_fisher, weight_gradients
 from persona_prune.likelihood import Row, pair_rows
 from persona_prune.models import maskable_linears
 
@@ -51,3 +51,24 @@ def test_the_model_is_left_as_it_was_also_after_an_error(tiny, pairs):
         assert not module.weight.requires_grad
         assert module.weight.grad is None
         assert not module.weight._post_accumulate_grad_hooks
+
+
+def test_output_fisher_equals_autograd_of_the_sampled_answers(tiny, monkeypatch):
+    """With sampling replaced by the likeliest token, delta can be had from autograd on one sequence at a time."""
+    monkeypatch.setattr(torch, "multinomial", lambda p, n, generator: p.argmax(-1, keepdim=True))
+    rows = [Row((5, 6, 7), ((8, 9),)), Row((10, 11), ((12, 13, 14),))]
+    linears = maskable_linears(tiny.model)
+    found = output_fisher(tiny.model, linears, rows, pad_id=0, batch_size=2, seed=0)
+    name = "model.layers.0.mlp.up_proj"
+    total, tokens = torch.zeros(160), 0
+    for row in rows:
+        kept = []
+        handle = linears[name].register_forward_hook(lambda _m, _i, out, kept=kept: kept.append(out.requires_grad_()))
+        sequence = torch.tensor([[*row.prompt, *row.branches[0]]])
+        logits = tiny.model(input_ids=sequence).logits[0].log_softmax(-1)
+        handle.remove()
+        at = logits[len(row.prompt) - 1 : len(row.prompt) - 1 + len(row.branches[0])]
+        (delta,) = torch.autograd.grad(at.max(-1).values.sum(), kept)
+        total += delta[0].square().sum(0)
+        tokens += sequence.shape[1]
+    torch.testing.assert_close(found[name], total / tokens, atol=1e-7, rtol=1e-4)
