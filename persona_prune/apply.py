@@ -29,21 +29,22 @@ def masked(model: nn.Module, mask: Mask, *, model_fingerprint: str, gamma: float
     if not 0 <= gamma < 1:
         raise ValueError(f"gamma must be in [0, 1), got {gamma}")
     linears = check_fits(model, mask, model_fingerprint)
-    saved: list[tuple[Tensor, Tensor, Tensor]] = []
+    saved: list[tuple[str, Tensor]] = []
     try:
         with torch.no_grad():
             for name, module in linears.items():
                 weight = module.weight.data
-                dropped = mask.keep(name).logical_not_().flatten().nonzero()[:, 0].to(weight.device)
-                flat = weight.view(-1)
-                original = flat.index_select(0, dropped)
-                saved.append((flat, dropped, original))
-                flat.index_copy_(0, dropped, original * gamma if gamma else torch.zeros_like(original))
+                dropped = mask.keep(name).logical_not_().to(weight.device)
+                original = weight[dropped]
+                saved.append((name, original))
+                weight[dropped] = original * gamma if gamma else torch.zeros_like(original)
         yield
     finally:
         with torch.no_grad():
-            for flat, dropped, original in saved:
-                flat.index_copy_(0, dropped, original)
+            # Where they go is read from the mask again: indices would take several times the memory of the weights.
+            for name, original in saved:
+                weight = linears[name].weight.data
+                weight[mask.keep(name).logical_not_().to(weight.device)] = original
 
 
 def check_fits(model: nn.Module, mask: Mask, model_fingerprint: str) -> dict[str, nn.Linear]:

@@ -1,11 +1,11 @@
 """Checking a command line as a whole: every job of a sweep is composed and built before the first one starts."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -32,16 +32,19 @@ def check_command_line(arguments: Sequence[str]) -> None:
     asks_hydra = (options.help, options.hydra_help, options.cfg, options.info, options.shell_completion)
     if any(asks_hydra):
         return
-    try:
-        overrides = OverridesParser.create().parse_overrides(options.overrides)
-    except HydraException as error:
-        raise ConfigError([str(error).splitlines()[0]]) from None
-    search_path = [f"hydra.searchpath=[file://{Path(options.config_dir).absolute()}]"] if options.config_dir else []
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
+        try:
+            overrides = OverridesParser.create(config_loader=loader).parse_overrides(options.overrides)
+        except HydraException as error:
+            raise ConfigError([str(error).splitlines()[0]]) from None
+        search_path = [str(o.input_line) for o in overrides if o.key_or_group == "hydra.searchpath"]
+        if options.config_dir:
+            search_path.append(f"hydra.searchpath=[file://{Path(options.config_dir).absolute()}]")
+        groups = _groups(search_path)
         own = [o for o in overrides if not o.key_or_group.startswith("hydra")]
-        problems, bad_groups = _group_problems(loader, own)
-        problems += _key_problems(loader, [o for o in own if o.key_or_group not in bad_groups], search_path)
+        problems, bad_groups = _group_problems(groups, own)
+        problems += _key_problems(groups, [o for o in own if o.key_or_group not in bad_groups], search_path)
         if problems:
             raise ConfigError(problems)
         for job in _jobs(own):
@@ -53,25 +56,36 @@ def check_command_line(arguments: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def _group_problems(loader: ConfigLoader, overrides: Sequence[Override]) -> tuple[list[str], set[str]]:
-    groups = loader.list_groups("")
+def _groups(search_path: Sequence[str]) -> dict[str, set[str]]:
+    """Return group -> options, of our own directory and of those that the user adds."""
+    added = [Path(match) for line in search_path for match in re.findall(r"file://([^,\]'\"]+)", line)]
+    groups: dict[str, set[str]] = {}
+    for directory in (config_directory(), *added):
+        for file in directory.glob("*/*.yaml"):
+            if not file.stem.startswith("_"):
+                groups.setdefault(file.parent.name, set()).add(file.stem)
+    groups.setdefault("experiment", set())
+    return groups
+
+
+def _group_problems(groups: Mapping[str, set[str]], overrides: Sequence[Override]) -> tuple[list[str], set[str]]:
     problems: list[str] = []
     bad: set[str] = set()
     for override in overrides:
         if override.key_or_group not in groups or override.type == OverrideType.DEL:
             continue
-        options = loader.get_group_options(override.key_or_group)
+        options = groups[override.key_or_group]
         for choice in _values(override):
             for name in choice if isinstance(choice, list) else [choice]:
-                if name is not None and (str(name) not in options or str(name).startswith("_")):
-                    known = [option for option in options if not option.startswith("_")]
-                    problems.append(f"{override.key_or_group}={name}: no such option; {neighbours(str(name), known)}")
+                if name is not None and str(name) not in options:
+                    problems.append(f"{override.key_or_group}={name}: no such option; {neighbours(str(name), options)}")
                     bad.add(override.key_or_group)
     return problems, bad
 
 
-def _key_problems(loader: ConfigLoader, overrides: Sequence[Override], search_path: Sequence[str]) -> list[str]:
-    groups = loader.list_groups("")
+def _key_problems(
+    groups: Mapping[str, set[str]], overrides: Sequence[Override], search_path: Sequence[str]
+) -> list[str]:
     lines = [_first_value(override) for override in overrides if override.key_or_group in groups]
     cfg = _compose([*search_path, *lines])
     problems = []

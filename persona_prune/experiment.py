@@ -16,7 +16,14 @@ from persona_prune.config import Plan
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.mask_building import BuiltMask, build_mask
 from persona_prune.models import LoadedModel
-from persona_prune.run_directory import RunDirectory, one_line, open_run_directory, peak_memory_mb, write_text
+from persona_prune.run_directory import (
+    RunDirectory,
+    one_line,
+    open_run_directory,
+    peak_memory_mb,
+    reset_peak_memory,
+    write_text,
+)
 from persona_prune.statistics import compare, summarise
 from persona_prune.tracking import RunInfo
 
@@ -44,7 +51,8 @@ def run_experiment(plan: Plan, overrides: Sequence[str]) -> Outcome:
         with open_run_directory(plan.directory, plan.config, plan.config_hash, overrides) as run:
             metrics = _run(plan, run)
     except Exception as error:
-        log.error("error: %s (details in %s)", one_line(error), plan.directory / "run.log")
+        details = plan.directory / "run.log"
+        log.error("error: %s%s", one_line(error), f" (details in {details})" if details.exists() else "")
         return Outcome({}, one_line(error))
     return Outcome(metrics, None)
 
@@ -52,6 +60,7 @@ def run_experiment(plan: Plan, overrides: Sequence[str]) -> Outcome:
 def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
     started = time.perf_counter()
     _seed_everything(plan.seed)
+    reset_peak_memory()
     log.info("%s -> %s", plan.name, run.path)
     tracked = plan.tracker.start(_run_info(plan, run.path))
     try:
@@ -129,7 +138,7 @@ def _save(plan: Plan, run: RunDirectory, built: BuiltMask | None, results: Resul
 
 def _run_info(plan: Plan, directory: Path) -> RunInfo:
     tags = [plan.model.name, plan.persona.name, plan.method.name]
-    return RunInfo(plan.name, plan.study, plan.method.name, tags, plan.config, directory)
+    return RunInfo(f"{plan.name}-{plan.config_hash[:6]}", plan.study, plan.method.name, tags, plan.config, directory)
 
 
 def _seed_everything(seed: int) -> None:

@@ -38,6 +38,7 @@ def greedy_answers(
             temperature=None,
             top_p=None,
             top_k=None,
+            repetition_penalty=1.0,
             pad_token_id=pad,
         )
         for i, row in zip(chosen, output[:, width:].tolist(), strict=True):

@@ -84,7 +84,7 @@ def output_fisher(
         for name, module in linears.items():
 
             def add(_: nn.Module, __: Any, outputs: Any, name: str = name) -> None:
-                sums[name] += outputs[0].flatten(0, -2).float().square().sum(0).double().cpu()
+                sums[name] += outputs[0].flatten(0, -2).float().square().sum(0).cpu().double()
 
             handles.append(module.register_full_backward_hook(add))
         # Nothing requires a gradient but what enters the first layer.

@@ -6,7 +6,7 @@ begin with (a chat template's system message) is computed once for all rows.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +55,23 @@ class Batch:
 
 def chat_prompt(tokenizer: Any, prompt: str) -> str:
     """Return ``prompt`` as the model's chat template renders it, ready for the answer."""
+    return render_chat(tokenizer, [{"role": "user", "content": prompt}])
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, answer_next: bool = True) -> str:
+    """Return messages as the chat template renders them; templates that can think before they answer don't."""
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        list(messages), tokenize=False, add_generation_prompt=answer_next, enable_thinking=False
     )
     return str(text)
+
+
+def answer_lead(tokenizer: Any) -> str:
+    """Return what the chat template puts between prompt and answer, such as the space after Llama 2's ``[/INST]``."""
+    messages = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": "Answer"}]
+    whole, prompt = render_chat(tokenizer, messages, answer_next=False), chat_prompt(tokenizer, "Question")
+    lead, found, _ = whole[len(prompt) :].partition("Answer")
+    return lead if found and whole.startswith(prompt) and not lead.strip() else ""
 
 
 def encode_answer(tokenizer: Any, context: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -81,10 +94,11 @@ def pair_rows(tokenizer: Any, pairs: Iterable[Pair], max_tokens: int) -> list[Ro
         ValueError: a prompt alone fills ``max_tokens``, so that no answer would be seen.
     """
     rows = []
+    lead = answer_lead(tokenizer)
     for pair in pairs:
         context = chat_prompt(tokenizer, pair.prompt)
-        prompt, matching = encode_answer(tokenizer, context, pair.matching)
-        _, other = encode_answer(tokenizer, context, pair.not_matching)
+        prompt, matching = encode_answer(tokenizer, context, lead + pair.matching)
+        _, other = encode_answer(tokenizer, context, lead + pair.not_matching)
         room = max_tokens - len(prompt)
         if room < 1:
             raise ValueError(
@@ -93,6 +107,20 @@ def pair_rows(tokenizer: Any, pairs: Iterable[Pair], max_tokens: int) -> list[Ro
             )
         rows.append(Row(prompt, (matching[:room], other[:room])))
     return rows
+
+
+def text_rows(tokenizer: Any, text: str, window: int, limit: int) -> list[Row]:
+    """Return the first ``limit`` tokens of a plain text as rows of ``window`` tokens, with one branch each.
+
+    Where the tokenizer begins texts with a BOS token, every window does; else its first token is the prompt.
+    """
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids[:limit]
+    begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    step = window - 1 if begins else window
+    parts = [ids[start : start + step] for start in range(0, len(ids), step)]
+    if begins:
+        return [Row((tokenizer.bos_token_id,), (tuple(part),)) for part in parts]
+    return [Row((part[0],), (tuple(part[1:]),)) for part in parts if len(part) > 1]
 
 
 def batches(rows: Sequence[Row], batch_size: int) -> Iterator[list[int]]:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from persona_prune.apply import check_fits, masked
 from persona_prune.config import Plan, evaluated_prompts
 from persona_prune.data import PERSONAS_DATA, read_prompts, read_text, without_leaks
 from persona_prune.generation import greedy_answers
-from persona_prune.likelihood import Row, chat_prompt, pair_rows
+from persona_prune.likelihood import Row, chat_prompt, pair_rows, text_rows
 from persona_prune.masks import Mask, pack_bits
 from persona_prune.methods.base import Method, NoMask, SavedMask, build_masks
 from persona_prune.methods.contrastive_taylor import (
@@ -107,7 +108,7 @@ def _by_gradient(
     dropped = {name: torch.zeros(module.weight.shape, dtype=torch.bool) for name, module in linears.items()}
     mask = _mask_of(dropped, loaded, settings)
     for number in range(1, method.rounds + 1):
-        with run.stage("gradient"), masked(loaded.model, mask, model_fingerprint=loaded.fingerprint):
+        with run.stage("gradient"), _applied(loaded, mask, method.gamma):
             found = _gradient(plan, method, loaded, rows, neutral, f"gradient {number} of {method.rounds}", run)
         with run.stage("mask"):
             for name, module in linears.items():
@@ -118,6 +119,10 @@ def _by_gradient(
             dropped = _drop(method, found, dropped, number)
             mask = _mask_of(dropped, loaded, settings)
     return BuiltMask(mask, None, method.gamma)
+
+
+def _applied(loaded: LoadedModel, mask: Mask, gamma: float) -> AbstractContextManager[None]:
+    return masked(loaded.model, mask, model_fingerprint=loaded.fingerprint, gamma=gamma)
 
 
 def _drop(
@@ -203,10 +208,7 @@ def _generic(
 ) -> tuple[Signature, dict[str, Tensor]]:
     """Return input statistics and output Fisher of neutral text and neutral conversations, made once for a model."""
     text = read_text(PERSONAS_DATA / "neutral" / "generic.txt")
-    ids = loaded.tokenizer(text, verbose=False).input_ids[: method.generic_tokens]
-    windows = [ids[start : start + _WINDOW] for start in range(0, len(ids), _WINDOW)]
-    rows = [Row((window[0],), (tuple(window[1:]),)) for window in windows if len(window) > 1]
-    rows += neutral
+    rows = [*text_rows(loaded.tokenizer, text, _WINDOW, method.generic_tokens), *neutral]
     digest = hashlib.sha256(json.dumps([[row.prompt, row.branches] for row in rows]).encode()).hexdigest()[:16]
     (generic,) = _signatures(plan, loaded, rows, digest, "all", run)
     batch_size = max(1, plan.calibration.batch_size // 4)

@@ -71,6 +71,7 @@ def run_page(facts: RunFacts) -> str:
     )
     return environment.get_template("run.html").render(
         name=facts.name,
+        persona=f"{facts.config['persona']['name']}: {facts.config['persona']['description']}",
         rows=_table(facts.metrics, facts.results),
         verdict=_verdict(facts.metrics),
         plots=_plots(facts),

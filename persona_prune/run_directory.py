@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import resource
+import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,16 +19,7 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-_OURS = (
-    ".hydra",
-    "metrics.json",
-    "samples",
-    "persona.safetensors",
-    "run.log",
-    "status.json",
-    "report.html",
-    "wandb",
-)
+_OURS = (".hydra", "metrics.json", "samples", "persona.safetensors", "status.json", "report.html", "wandb")
 
 
 class RunDirectory:
@@ -67,10 +60,8 @@ class RunDirectory:
 
     def status(self, status: str, config_hash: str, error: str | None = None) -> None:
         """Write ``status.json``: running, done or failed."""
-        self.write_json(
-            "status.json",
-            {"status": status, "config_hash": config_hash, "error": error, "time": time.time()},
-        )
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+        self.write_json("status.json", {"status": status, "config_hash": config_hash, "error": error, **who})
 
 
 @contextmanager
@@ -79,11 +70,14 @@ def open_run_directory(
 ) -> Iterator[RunDirectory]:
     """Make the directory, log into it while the body runs, and leave a true status behind, whatever happens.
 
-    A run of the same configuration is replaced; a finished one of another configuration is moved to ``previous-N``
-    inside the directory first, so that nothing is lost and results of two runs never mix.
+    What a failed run left is removed. A finished one is moved to ``previous-N`` inside the directory first, so that
+    results of two runs never mix, and stays there unless this run repeats it successfully.
+
+    Raises:
+        ValueError: the directory holds files of the same names that are no run's, or a run that is still going on.
     """
     path.mkdir(parents=True, exist_ok=True)
-    _make_room(path, config_hash)
+    repeated = _make_room(path, config_hash)
     run = RunDirectory(path)
     run.status("running", config_hash)
     (path / ".hydra").mkdir(exist_ok=True)
@@ -100,6 +94,8 @@ def open_run_directory(
             log.debug("traceback", exc_info=error)
             raise
         run.status("done", config_hash)
+        if repeated is not None:
+            shutil.rmtree(repeated)
 
 
 def one_line(error: BaseException) -> str:
@@ -109,11 +105,18 @@ def one_line(error: BaseException) -> str:
 
 
 def peak_memory_mb() -> float:
-    """Return the peak memory of this process in MB: of the accelerator if the model is on one, else of the host."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
+    """Return the peak memory in MB: of all GPUs since `reset_peak_memory`, else of the host process since it began."""
+    on_gpus = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
+    if on_gpus:
+        return on_gpus / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def reset_peak_memory() -> None:
+    """Forget the peak of earlier runs on the GPUs; the host keeps no such mark that could be reset."""
+    for device in range(torch.cuda.device_count()):
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -123,14 +126,19 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _make_room(path: Path, config_hash: str) -> None:
-    try:
-        previous = json.loads((path / "status.json").read_text())
-    except (OSError, ValueError):
-        previous = {}
+def _make_room(path: Path, config_hash: str) -> Path | None:
+    """Clear the directory of an earlier run; return where a run of the same configuration was moved to, if any."""
     present = [path / name for name in _OURS if (path / name).exists()]
     if not present:
-        return
+        return None
+    try:
+        previous = json.loads((path / "status.json").read_text())
+        status, done_hash = previous["status"], previous["config_hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        names = ", ".join(file.name for file in present)
+        raise ValueError(f"output_dir={path} holds {names}, but no run's: choose another directory") from None
+    if status == "running" and _alive(previous):
+        raise ValueError(f"output_dir={path}: process {previous['pid']} is still running there")
     number = 1
     while (path / f"previous-{number}").exists():
         number += 1
@@ -138,13 +146,23 @@ def _make_room(path: Path, config_hash: str) -> None:
     aside.mkdir()
     for file in present:
         file.rename(aside / file.name)
-    if previous.get("status") == "done" and previous.get("config_hash") != config_hash:
-        log.info("%s held another run: moved to %s", path, aside)
-    else:
-        # An unfinished run, or one that this one repeats.
-        import shutil
-
+    if status != "done":
         shutil.rmtree(aside)
+        return None
+    if done_hash == config_hash:
+        return aside
+    log.info("%s held another run: moved to %s", path, aside)
+    return None
+
+
+def _alive(status: Mapping[str, Any]) -> bool:
+    if status.get("host") != socket.gethostname() or status.get("pid") == os.getpid():
+        return False
+    try:
+        os.kill(int(status["pid"]), 0)
+    except (OSError, KeyError, ValueError):
+        return False
+    return True
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import wandb
 from pydantic.dataclasses import dataclass
@@ -71,7 +72,7 @@ class WandbTracker:
     """Weights & Biases, one run a job, grouped by study.
 
     ``mode: auto`` is online if an API key is configured (``WANDB_API_KEY`` or ``wandb login``) and offline otherwise;
-    it never asks.
+    it never asks, and goes on offline if W&B cannot be reached. ``WANDB_MODE`` decides before it.
     """
 
     project: str
@@ -81,15 +82,24 @@ class WandbTracker:
 
     def start(self, run: RunInfo) -> TrackedRun:
         """Start a W&B run whose files are in the run directory."""
-        mode = self.mode
+        mode: str = self.mode
         if mode == "auto":
-            mode = "online" if _logged_in() else "offline"
+            mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
+        try:
+            return self._start(run, mode)
+        except wandb.Error as error:
+            if self.mode != "auto" or mode != "online":
+                raise OSError(f"W&B could not be started: {error}") from error
+            log.warning("W&B cannot be reached (%s): going on offline", str(error).splitlines()[0])
+            return self._start(run, "offline")
+
+    def _start(self, run: RunInfo, mode: str) -> TrackedRun:
         if mode == "offline":
-            log.info("W&B: offline (no login); push later with: wandb sync %s", run.directory / "wandb")
+            log.info("W&B: offline; push later with: wandb sync %s/offline-run-*", run.directory / "wandb")
         wandb_run = wandb.init(
             project=self.project,
             entity=self.entity,
-            mode=mode,
+            mode=cast(Any, mode),
             dir=run.directory,
             name=run.name,
             group=run.group,
@@ -115,7 +125,7 @@ class _WandbRun:
         self._run.log({f"samples/{name}": _table(rows) for name, rows in samples.items() if rows})
         self._run.summary.update(dict(metrics))
         if files:
-            artifact = wandb.Artifact(f"{self._run.name}-files".replace("/", "-"), type="run-files")
+            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{self._run.name}-files"), type="run-files")
             for path in files:
                 artifact.add_file(str(path))
             self._run.log_artifact(artifact)

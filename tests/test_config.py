@@ -59,15 +59,18 @@ def test_every_yaml_opens_with_how_to_use_it(path):
         (["method.sparsity=-0.1"], "method.sparsity=-0.1: must be greater than or equal to 0"),
         (["method.sparsity=nan"], "method.sparsity=nan: must be a finite number"),
         (["method.sparsity=much"], "method.sparsity=much: must be a valid number"),
-        (["method.phi=tanh"], "method.phi=tanh: must be 'relu' or 'softplus'"),
+        (["method=contrastive_wanda", "method.phi=tanh"], "method.phi=tanh: must be 'relu' or 'softplus'"),
         (["seed=-1"], "seed=-1: must be a whole number"),
         (["study=a/b"], "study='a/b': must be a name"),
         (["calibration=pairs"], "calibration.path: no value"),
         (["calibration=pairs", "calibration.path=absent.jsonl"], "calibration: no pair file at absent.jsonl"),
         (["evaluator.choice.path=absent.csv"], "evaluator.choice: no pair file at absent.csv"),
         (["evaluator.capability.text_path=absent"], "capability.text_path: no file at absent"),
-        (["method.assignment=both"], "method.assignment=both: must be 'independent' or 'disjoint'"),
-        (["method.overrides={mlpp: 0.3}"], "no module 'mlpp'; write attention, mlp"),
+        (
+            ["method=contrastive_wanda", "method.assignment=both"],
+            "method.assignment=both: must be 'independent' or 'disjoint'",
+        ),
+        (["method.overrides=[mlpp:0.3]"], "'mlpp:0.3' is no override; write mlp:0.3"),
         (["method=saved", "method.path=absent"], "method: no persona file at absent"),
         (["evaluator=[]"], "evaluator: name at least one"),
         (["persona=custom"], "persona custom has no embedded test pairs"),
@@ -137,3 +140,17 @@ def test_config_is_plain_json(in_tmp):
 def test_a_directory_without_permission(in_tmp):
     (in_tmp / "locked").mkdir(mode=0o500)
     assert "cannot write" in problems("output_dir=locked/run")[0]
+
+
+def test_a_directory_of_ones_own_adds_options(in_tmp):
+    (in_tmp / "mine" / "persona").mkdir(parents=True)
+    own = (CONF / "persona" / "introvert.yaml").read_text().replace("name: introvert", "name: hermit")
+    (in_tmp / "mine" / "persona" / "hermit.yaml").write_text(own)
+    check_command_line(["--config-dir", "mine", "persona=hermit"])
+    check_command_line([f"hydra.searchpath=[file://{in_tmp / 'mine'}]", "persona=hermit"])
+    assert "did you mean hermit?" in problems("--config-dir", "mine", "persona=hermitt")[0]
+    assert "persona=hermit: no such option" in problems("persona=hermit")[0]
+
+
+def test_sweeps_over_a_pattern(in_tmp):
+    check_command_line(["--multirun", "persona=glob(*trovert)", "evaluator=choice"])

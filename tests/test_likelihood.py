@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from persona_prune.likelihood import Row, batches, chat_prompt, encode_answer, pack, pair_rows, score
+from persona_prune.likelihood import (
+    Row,
+    answer_lead,
+    batches,
+    chat_prompt,
+    encode_answer,
+    pack,
+    pair_rows,
+    score,
+    text_rows,
+)
 from tests.reference import oracles
 
 
@@ -61,3 +71,36 @@ def test_padding_never_leaks_into_attention():
         real = batch.branch[i] >= -1
         assert not batch.allowed[i, 0][real][:, ~real].any()
         assert batch.allowed[i, 0].any(dim=1).all()
+
+
+class Template:
+    """A tokenizer of whitespace-separated words with a chat template of its own."""
+
+    bos_token_id = 0
+
+    def __init__(self, before_answer, bos):
+        self.before_answer, self.bos = before_answer, bos
+
+    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt, enable_thinking):
+        answers = "".join(f"{self.before_answer}{m['content']}</s>" for m in messages[1:])
+        return f"[INST] {messages[0]['content']} [/INST]{answers}"
+
+    def __call__(self, text, *, add_special_tokens=True, verbose=True):
+        ids = [len(word) for word in text.split()]
+        return type("Encoding", (), {"input_ids": [0, *ids] if self.bos and add_special_tokens else ids})
+
+
+def test_the_space_a_template_puts_before_an_answer_belongs_to_the_answer():
+    assert answer_lead(Template(" ", bos=True)) == " "
+    assert answer_lead(Template("", bos=True)) == ""
+    assert answer_lead(Template("<think></think>", bos=True)) == ""
+
+
+def test_every_window_of_text_begins_with_bos_where_texts_do():
+    text = "a bb ccc dddd eeeee"
+    assert [(r.prompt, r.branches) for r in text_rows(Template("", bos=True), text, 3, 99)] == [
+        ((0,), ((1, 2),)),
+        ((0,), ((3, 4),)),
+        ((0,), ((5,),)),
+    ]
+    assert [(r.prompt, r.branches) for r in text_rows(Template("", bos=False), text, 3, 4)] == [((1,), ((2, 3),))]

@@ -100,7 +100,8 @@ def test_running_twice_gives_the_same_figures_and_nothing_is_lost(tmp_path, cach
         assert "report: run/report.html" in done.stderr
     assert figures[0] == figures[1]
     assert not (tmp_path / "run" / "previous-1").exists()
-    assert run(*common, "method=none", cwd=tmp_path).returncode == 0
+    other = ["method=none" if part == "method=contrastive_wanda" else part for part in common]
+    assert run(*other, cwd=tmp_path).returncode == 0
     assert (tmp_path / "run" / "previous-1" / "metrics.json").exists()
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["choice/margin"] == metrics["dense/choice/margin"]
@@ -110,7 +111,7 @@ def test_running_twice_gives_the_same_figures_and_nothing_is_lost(tmp_path, cach
 
 def test_a_saved_mask_gives_the_figures_it_was_saved_with_and_fits_no_other_model(sweep, tmp_path):
     first = runs(sweep)[0]
-    saved = [*FAST, "tracker=none", "method=saved", f"method.path={first / 'persona.safetensors'}"]
+    saved = [*FAST[:1], *FAST[2:], "tracker=none", "method=saved", f"method.path={first / 'persona.safetensors'}"]
     done = run(*saved, "output_dir=again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     before, after = (json.loads((d / "metrics.json").read_text()) for d in (first, tmp_path / "again"))
@@ -120,6 +121,15 @@ def test_a_saved_mask_gives_the_figures_it_was_saved_with_and_fits_no_other_mode
     assert done.returncode == 1
     assert "the mask was made for the model with fingerprint" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_files_that_are_no_runs_are_never_touched(tmp_path, cache):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "mine").write_text("keep me")
+    done = run(*FAST, "tracker=none", "output_dir=.", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "holds wandb, but no run's: choose another directory" in done.stderr.splitlines()[-1]
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["wandb", "wandb/mine"]
 
 
 def test_bad_input_exits_with_2_and_leaves_nothing(tmp_path):

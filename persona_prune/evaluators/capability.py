@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from persona_prune.data import PERSONAS_DATA, read_prompts, read_text
 from persona_prune.evaluators.base import EvalResult, Progress
 from persona_prune.generation import greedy_answers
-from persona_prune.likelihood import Row, chat_prompt, score
+from persona_prune.likelihood import Row, chat_prompt, score, text_rows
 from persona_prune.models import LoadedModel
 from persona_prune.personas import Persona, normalise
 from persona_prune.validation import STRICT, PositiveInt
@@ -32,7 +32,7 @@ class Capability:
 
     Attributes:
         text_path: a text file, or null for the embedded text.
-        window: tokens per window; the first token of each is not predicted.
+        window: tokens per window; each begins with the tokenizer's BOS token, or else its first token is not predicted.
         max_text_tokens: use the first so many tokens of the text.
         neutral_path: JSONL with ``prompt``, or null for the 64 embedded prompts.
         answer_tokens: length of the dense model's answers.
@@ -80,13 +80,9 @@ class Capability:
 
     def _windows(self, loaded: LoadedModel, progress: Progress) -> list[dict[str, Any]]:
         tokenizer = loaded.tokenizer
-        ids = tokenizer(self._text(), verbose=False).input_ids[: self.max_text_tokens]
-        if len(ids) < 2:
+        rows = text_rows(tokenizer, self._text(), self.window, self.max_text_tokens)
+        if not rows:
             raise ValueError("capability.text_path: the text has fewer than two tokens")
-        rows = [
-            Row((ids[start],), (tuple(ids[start + 1 : start + self.window]),))
-            for start in range(0, len(ids) - 1, self.window)
-        ]
         # As many tokens at once as the neutral prompts would be, to keep the logits of a large vocabulary in bounds.
         per_batch = max(1, self.batch_size * 64 // self.window)
         answers = score(

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from persona_prune.data import embedded_pairs, read_pairs
 from persona_prune.evaluators.base import EvalResult, Progress
-from persona_prune.likelihood import chat_prompt, encode_answer
+from persona_prune.likelihood import answer_lead, chat_prompt, encode_answer
 from persona_prune.models import LoadedModel
 from persona_prune.personas import Pair, Persona, normalise
 from persona_prune.validation import STRICT, PositiveInt
@@ -49,11 +49,12 @@ class Choice:
         from persona_prune.evaluators.harness import multiple_choice
 
         pairs = self._pairs(persona)
+        lead = answer_lead(loaded.tokenizer)
         # The key alternates, so that nothing can score by preferring a position.
         items = [
             {
                 "prompt": pair.prompt,
-                "options": [pair.matching, pair.not_matching] if i % 2 == 0 else [pair.not_matching, pair.matching],
+                "options": [lead + pair.matching, lead + pair.not_matching][:: 1 if i % 2 == 0 else -1],
                 "gold": i % 2,
             }
             for i, pair in enumerate(pairs)
@@ -64,7 +65,8 @@ class Choice:
             matching, other = total[i % 2], total[1 - i % 2]
             context = chat_prompt(loaded.tokenizer, pair.prompt)
             lengths = [
-                len(encode_answer(loaded.tokenizer, context, text)[1]) for text in (pair.matching, pair.not_matching)
+                len(encode_answer(loaded.tokenizer, context, lead + text)[1])
+                for text in (pair.matching, pair.not_matching)
             ]
             samples.append(_sample(i, pair, (matching, other), (lengths[0], lengths[1])))
         return EvalResult(samples)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from persona_prune.likelihood import Row, encode_answer, score
+from persona_prune.likelihood import Row, encode_answer, render_chat, score
 from persona_prune.models import LoadedModel
 
 # lm-eval logs configuration advice on import and on every task; what matters reaches the user through our log.
@@ -15,6 +15,8 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 from lm_eval.evaluator import evaluate  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
+
+_OPTIONS_PER_ROW = 8
 
 
 class SharedPromptLM(HFLM):  # type: ignore[misc]
@@ -28,6 +30,10 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         super().__init__(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size)
         self._on_batch = on_batch
 
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Render as everywhere else in this package."""
+        return render_chat(self.tokenizer, chat_history, answer_next=add_generation_prompt)
+
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         prompt, answer = encode_answer(self.tokenizer, context, continuation)
         return list(prompt), list(answer)
@@ -38,10 +44,16 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        options: dict[tuple[int, ...], list[int]] = {}
+        grouped: dict[tuple[int, ...], list[int]] = {}
         for number, (_, prompt, _) in enumerate(requests):
-            options.setdefault(tuple(prompt), []).append(number)
-        rows = [Row(prompt, tuple(tuple(requests[n][2]) for n in ns)) for prompt, ns in options.items()]
+            grouped.setdefault(tuple(prompt), []).append(number)
+        # Rows stay short where many items ask the same: attention grows with the square of a row.
+        options = [
+            (prompt, numbers[start : start + _OPTIONS_PER_ROW])
+            for prompt, numbers in grouped.items()
+            for start in range(0, len(numbers), _OPTIONS_PER_ROW)
+        ]
+        rows = [Row(prompt, tuple(tuple(requests[n][2]) for n in numbers)) for prompt, numbers in options]
         answers = score(
             self.model,
             rows,
@@ -50,7 +62,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             on_batch=self._on_batch,
         )
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for numbers, row_answers in zip(options.values(), answers, strict=True):
+        for (_, numbers), row_answers in zip(options, answers, strict=True):
             for number, answer in zip(numbers, row_answers, strict=True):
                 results[number] = (answer.log_probs.double().sum().item(), bool(answer.likeliest.all()))
         return results

@@ -19,7 +19,7 @@ _DAMPING = 1e-3
 class ContrastiveTaylor(Selection):
     """First-order saliency of the persona's margin per second-order damage to everything else.
 
-    Let ``g_ij`` be the gradient of the objective (`gradients.preference` over the calibration pairs, plus
+    Let ``g_ij`` be the gradient of the objective (`gradients.margin` over the calibration pairs, plus
     ``neutral_weight`` times the log-probability of the dense model's own answers to neutral prompts) with respect to
     ``w_ij``. Dropping the weight changes the objective by about ``-w_ij g_ij`` (first-order Taylor) and costs the model
     on generic text about ``w_ij^2 E[x_j^2] E[delta_i^2]`` (the K-FAC diagonal, `gradients.output_fisher`). Dropped are

@@ -12,14 +12,18 @@ from persona_prune.masks import kept_per_row, row_top_k
 from persona_prune.validation import STRICT, Fraction, Name
 
 _MODULES = {"attention": r"attn|attention", "mlp": r"mlp|feed_forward|ffn"}
-_OVERRIDE = re.compile(r"(?P<module>layers|attention|mlp)(?:\.(?P<first>\d+)(?:-(?P<last>\d+))?)?")
+_OVERRIDE = re.compile(
+    r"(?P<module>layers|attention|mlp)(?:\.(?P<first>\d+)(?:-(?P<last>\d+))?)?:(?P<sparsity>\d*\.?\d+)"
+)
 
 
-def _checked(overrides: dict[str, Fraction]) -> dict[str, Fraction]:
-    for key in overrides:
-        match = _OVERRIDE.fullmatch(key)
+def _checked(overrides: list[str]) -> list[str]:
+    for override in overrides:
+        match = _OVERRIDE.fullmatch(override)
         if not match or (match["module"] == "layers" and match["first"] is None):
-            raise ValueError(f"no module {key!r}; write attention, mlp, layers.0-9, mlp.3 or attention.20-29")
+            raise ValueError(f"{override!r} is no override; write mlp:0.3, attention:0.6, layers.0-9:0.1 or mlp.3:0.5")
+        if not 0 <= float(match["sparsity"]) < 1:
+            raise ValueError(f"{override!r}: the sparsity must be in [0, 1)")
     return overrides
 
 
@@ -31,20 +35,22 @@ class Selection:
         name: the method's name.
         sparsity: share of every row that is dropped.
         gamma: what dropped weights are multiplied with (equation 7).
-        overrides: other sparsities for ``attention``, ``mlp`` or a range of layers; the last match wins.
+        overrides: other sparsities, as ``module:sparsity``, where module is ``attention``, ``mlp``, ``layers.0-9`` or
+            ``mlp.3``; the last match wins.
     """
 
     name: Name
     sparsity: Fraction
     gamma: Fraction
-    overrides: Annotated[dict[str, Fraction], AfterValidator(_checked)]
+    overrides: Annotated[list[str], AfterValidator(_checked)]
 
     def sparsity_of(self, linear: str) -> float:
         """Return the sparsity of the Linear with this name."""
         sparsity = self.sparsity
-        for key, value in self.overrides.items():
-            if _matches(key, linear):
-                sparsity = value
+        for override in self.overrides:
+            match = _OVERRIDE.fullmatch(override)
+            if match and _matches(match, linear):
+                sparsity = float(match["sparsity"])
         return sparsity
 
 
@@ -55,9 +61,7 @@ class ContrastiveSelection(Selection):
     assignment: Literal["independent", "disjoint"]
 
 
-def _matches(override: str, linear: str) -> bool:
-    match = _OVERRIDE.fullmatch(override)
-    assert match is not None  # checked on construction
+def _matches(match: re.Match[str], linear: str) -> bool:
     if match["module"] != "layers" and not re.search(_MODULES[match["module"]], linear):
         return False
     if match["first"] is None:

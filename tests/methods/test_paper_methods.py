@@ -15,7 +15,7 @@ from persona_prune.methods.wanda import Wanda
 from persona_prune.models import maskable_linears
 from persona_prune.signatures import Signature, Statistics
 
-COMMON = {"sparsity": 0.5, "gamma": 0.0, "overrides": {}}
+COMMON = {"sparsity": 0.5, "gamma": 0.0, "overrides": []}
 
 
 def statistics(seed: int, n: int = 7) -> Statistics:

@@ -51,15 +51,15 @@ def magnitude(overrides):
 
 
 def test_overrides_by_module_the_last_match_wins():
-    method = magnitude({"attention": 0.6, "mlp": 0.3, "layers.0-1": 0.1, "mlp.1": 0.5})
+    method = magnitude(["attention:0.6", "mlp:0.3", "layers.0-1:0.1", "mlp.1:0.5"])
     assert method.sparsity_of("model.layers.5.self_attn.q_proj") == 0.6
     assert method.sparsity_of("model.layers.5.mlp.up_proj") == 0.3
     assert method.sparsity_of("model.layers.0.self_attn.q_proj") == 0.1
     assert method.sparsity_of("model.layers.1.mlp.up_proj") == 0.5
-    assert magnitude({"layers.10": 0.9}).sparsity_of("model.layers.1.mlp.up_proj") == 0.2
+    assert magnitude(["layers.10:0.9"]).sparsity_of("model.layers.1.mlp.up_proj") == 0.2
 
 
-@pytest.mark.parametrize("overrides", [{"layers": 0.1}, {"mlpp": 0.1}, {"mlp": 1.0}, {"mlp.x": 0.1}])
+@pytest.mark.parametrize("overrides", [["layers:0.1"], ["mlpp:0.1"], ["mlp:1.0"], ["mlp.x:0.1"], ["mlp"]])
 def test_impossible_overrides_are_refused(overrides):
     with pytest.raises(ValidationError):
         magnitude(overrides)
