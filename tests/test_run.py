@@ -160,8 +160,8 @@ def test_contrastive_taylor_moves_the_pairs_it_was_calibrated_on(tmp_path, cache
     half.write_text("".join(json.dumps(row | {"prompt": row["prompt"] + " Well?"}) + "\n" for row in rows))
     files = ["calibration=pairs", f"calibration.path={half}", f"evaluator.choice.path={pair_file}"]
     for flip in ("false", "true"):
-        done = run(*common, *files, f"persona.flip={flip}", f"output_dir={flip}", cwd=tmp_path)
+        done = run(*common, *files, f"persona.flip={flip}", f"output_dir=flip-{flip}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        metrics = json.loads((tmp_path / flip / "metrics.json").read_text())
+        metrics = json.loads((tmp_path / f"flip-{flip}" / "metrics.json").read_text())
         assert metrics["choice/margin"] > metrics["dense/choice/margin"] + 0.05
         assert 0 < metrics["mask/sparsity"] <= 0.02
