@@ -106,7 +106,7 @@ def neighbours(name: str, known: Iterable[str]) -> str:
     """Return "did you mean ...?" for a near miss, else the list of what there is."""
     known = sorted(known)
     if not known:
-        return "it has no keys; add one with +"
+        return "there is none"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"there is {', '.join(known)}"
 
