@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ def open_run_directory(
     run = RunDirectory(path)
     run.status("running", config_hash)
     (path / ".hydra").mkdir(exist_ok=True)
-    write_text(path / ".hydra" / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-    write_text(path / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(list(overrides)))
+    write_text(path / ".hydra" / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+    write_text(path / ".hydra" / "overrides.yaml", yaml.safe_dump(list(overrides)))
     with _logging_to(path / "run.log"):
         try:
             yield run

@@ -53,7 +53,7 @@ def test_libraries_stay_where_they_belong(path):
     own = path.relative_to(PACKAGE).with_suffix("").parts[0]
     allowed = {
         "hydra": {"config", "command_line", "experiment", "run"},
-        "omegaconf": {"config", "command_line", "run_directory", "experiment", "run"},
+        "omegaconf": {"config", "command_line", "experiment", "run"},
         "wandb": {"tracking"},
         "lm_eval": {"evaluators"},
     }
