@@ -1,13 +1,45 @@
 """Applying a mask to a loaded model, and taking it off again without a trace."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from persona_prune.masks import Mask
-from persona_prune.models import maskable_linears
+from persona_prune.models import LoadedModel, maskable_linears
+
+
+class Intervention(Protocol):
+    """Something that makes the dense model answer as a persona, and can be undone."""
+
+    @property
+    def bytes(self) -> int:
+        """What has to be stored to have it again."""
+
+    def applied(self, loaded: LoadedModel) -> AbstractContextManager[LoadedModel]:
+        """Return a context in which the model it yields is the persona; after it ``loaded`` is dense again."""
+
+
+@dataclass(frozen=True)
+class Masking:
+    """A mask on the weights, as an `Intervention`."""
+
+    mask: Mask
+    gamma: float
+
+    @property
+    def bytes(self) -> int:
+        """Size of the mask's bits."""
+        return sum(bits.numel() for bits in self.mask.bits.values())
+
+    @contextmanager
+    def applied(self, loaded: LoadedModel) -> Iterator[LoadedModel]:
+        """Yield the masked model."""
+        with masked(loaded.model, self.mask, model_fingerprint=loaded.fingerprint, gamma=self.gamma):
+            yield loaded
 
 
 @contextmanager

@@ -13,13 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from persona_prune.config import ConfigError, build, neighbours
-
-
-def config_directory() -> Path:
-    """Return the directory of the YAML files: beside the package in a checkout, inside it in an installed wheel."""
-    package = Path(__file__).parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+from persona_prune.config import ConfigError, build, config_directory, neighbours
 
 
 def check_command_line(arguments: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,15 +15,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from persona_prune.data import Calibration, without_leaks
+from persona_prune.baselines.base import Baseline
+from persona_prune.baselines.prompt import no_system_prompt
+from persona_prune.data import Calibration, EmbeddedCalibration, without_leaks
+from persona_prune.devices import pick_device
 from persona_prune.evaluators.base import Evaluator
-from persona_prune.methods.base import Method, NoMask, SavedMask
-from persona_prune.models import ModelSpec, pick_device
-from persona_prune.personas import Persona
+from persona_prune.methods.base import NoMask
+from persona_prune.methods.saved import SavedMask
+from persona_prune.methods.selection import Selection
+from persona_prune.models import ModelSpec
+from persona_prune.personas import Mix, Persona, content_hash
 from persona_prune.tracking import Tracker
 
 _NODES = ("model", "persona", "calibration", "method", "tracker")
-_VALUES = ("study", "seed", "output_dir")
+_VALUES = ("study", "seed", "output_dir", "controls", "control_seeds", "with_prompt")
+_CONTROLS = ("random", "magnitude", "generic", "opposite")
 
 
 class ConfigError(ValueError):
@@ -36,16 +42,23 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run needs, checked."""
+    """Everything a run needs, checked.
+
+    ``controls`` are the masks that a mask is compared with, ``control_seeds`` the number of random ones, and
+    ``with_prompt`` whether it is also measured under the persona's system prompt.
+    """
 
     model: ModelSpec
-    persona: Persona
+    persona: Persona | Mix
     calibration: Calibration
-    method: Method | SavedMask | NoMask
+    method: Selection | Baseline | SavedMask | NoMask
     evaluators: Mapping[str, Evaluator]
     tracker: Tracker
     study: str
     seed: int
+    controls: Sequence[str]
+    control_seeds: int
+    with_prompt: bool
     name: str
     directory: Path
     config: Mapping[str, Any]
@@ -66,7 +79,13 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
     problems += _unknown(config, (*_NODES, *_VALUES, "evaluator"), "")
     nodes: dict[str, Any] = {}
     for key in _NODES:
-        nodes[key] = _instantiate(key, config.get(key), problems)
+        node = config.get(key)
+        if key == "persona" and isinstance(node, dict) and isinstance(node.get("weights"), dict):
+            personas = _parts(node["weights"], problems)
+            complete = len(personas) == len(node["weights"])
+            nodes[key] = _instantiate(key, {**node, "personas": personas}, problems) if complete else None
+        else:
+            nodes[key] = _instantiate(key, node, problems)
     evaluators = {}
     if not isinstance(config.get("evaluator"), dict) or not config["evaluator"]:
         problems.append("evaluator: name at least one, such as evaluator=[choice,capability]")
@@ -75,13 +94,16 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
             evaluators[key] = _instantiate(f"evaluator.{key}", node, problems)
     problems += _value_problems(config)
     if nodes["persona"] is not None:
-        problems += _data_problems(nodes, evaluators)
+        problems += _data_problems(nodes, evaluators, with_prompt=config.get("with_prompt") is True)
     if problems:
         raise ConfigError(problems)
 
     persona, method = nodes["persona"], nodes["method"]
     identity = {key: value for key, value in config.items() if key not in ("tracker", "output_dir")}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    content: list[object] = [evaluator.identity(persona) for evaluator in evaluators.values()]
+    if _uses_pairs(method):
+        content += [content_hash(nodes["calibration"].pairs(part)) for part, _ in persona.parts]
+    digest = hashlib.sha256(json.dumps([identity, content], sort_keys=True).encode()).hexdigest()[:12]
     parts = [nodes["model"].name, persona.name + ("-flipped" if persona.flip else ""), method.name]
     parts += [f"{method.sparsity:g}"] if hasattr(method, "sparsity") else []
     name = "-".join([*parts, f"seed{config['seed']}"])
@@ -95,6 +117,9 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
         evaluators=evaluators,
         study=config["study"],
         seed=config["seed"],
+        controls=config["controls"],
+        control_seeds=config["control_seeds"],
+        with_prompt=config["with_prompt"],
         name=name,
         directory=directory,
         config=config,
@@ -153,6 +178,27 @@ def _instantiate(path: str, node: object, problems: list[str]) -> Any:
     return None
 
 
+def _parts(weights: Mapping[str, Any], problems: list[str]) -> list[Persona]:
+    """Return the personas that a mix names."""
+    directory = config_directory() / "persona"
+    names = {file.stem for file in directory.glob("*.yaml")} - {"custom", "mix"}
+    problems += [
+        f"persona.weights.{name}: no such persona; {neighbours(name, names)}" for name in weights if name not in names
+    ]
+    found = [
+        _instantiate("persona", OmegaConf.to_container(OmegaConf.load(directory / f"{name}.yaml")), problems)
+        for name in weights
+        if name in names
+    ]
+    return [persona for persona in found if persona is not None]
+
+
+def config_directory() -> Path:
+    """Return the directory of the YAML files: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
 def _message(text: str) -> str:
     return text.removeprefix("Value error, ").replace("Input should be", "must be")
 
@@ -164,12 +210,23 @@ def _value_problems(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"seed={seed}: must be a whole number in [0, 2^31)")
     if not isinstance(study, str) or not study or study in (".", "..") or "/" in study:
         problems.append(f"study={study!r}: must be a name that can be a directory")
+    controls, seeds, with_prompt = (config.get(key) for key in ("controls", "control_seeds", "with_prompt"))
+    if not isinstance(controls, list):
+        problems.append(f"controls={controls}: must be a list, such as [random,opposite], or [] for none")
+    else:
+        problems += [
+            f"controls: no {name!r}; {neighbours(str(name), _CONTROLS)}" for name in controls if name not in _CONTROLS
+        ]
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
+        problems.append(f"control_seeds={seeds}: must be a whole number of at least 1")
+    if not isinstance(with_prompt, bool):
+        problems.append(f"with_prompt={with_prompt}: must be true or false")
     if output_dir is not None and not isinstance(output_dir, str):
         problems.append(f"output_dir={output_dir!r}: must be a path")
     return problems
 
 
-def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any]) -> list[str]:
+def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, with_prompt: bool) -> list[str]:
     """Read what will be read, so that missing, malformed or leaking files are known now."""
     problems = []
     persona, calibration, method, model = (nodes[key] for key in ("persona", "calibration", "method", "model"))
@@ -178,11 +235,17 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any]) -> l
         for key, evaluator in evaluators.items()
         if evaluator is not None
     ]
-    uses_pairs = calibration is not None and method is not None and not isinstance(method, NoMask | SavedMask)
+    uses_pairs = calibration is not None and _uses_pairs(method)
     if isinstance(method, SavedMask):
-        checks.append(("method", method.load))
+        checks.append(("method", method.check))
+    elif method is not None and not isinstance(method, Selection | NoMask):
+        checks.append(("method", lambda: method.check(persona)))
+    if with_prompt and not (persona.system_prompt and persona.spoken_for):
+        problems.append(f"with_prompt: {no_system_prompt(persona)}")
+    if isinstance(persona, Mix) and uses_pairs and not isinstance(calibration, EmbeddedCalibration):
+        problems.append("persona=mix: calibrates on the embedded pairs of its parts; use calibration=embedded")
     if uses_pairs:
-        checks.append(("calibration", lambda: calibration.check(persona)))
+        checks += [("calibration", lambda p=part: calibration.check(p)) for part, _ in persona.parts]
     if model is not None and hasattr(model, "device"):
         checks.append(("model", lambda: pick_device(model.device)))
     for where, check in checks:
@@ -192,13 +255,22 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any]) -> l
             problems.append(f"{where}: {error}")
     if uses_pairs and not problems:
         try:
-            without_leaks(calibration.pairs(persona), evaluated_prompts(persona, evaluators), calibration.on_leak)
+            for part, _ in persona.parts:
+                used = [calibration.pairs(part)]
+                if getattr(method, "uses_validation", False):
+                    used = list(calibration.divided(part))
+                for pairs in used:
+                    without_leaks(pairs, evaluated_prompts(persona, evaluators), calibration.on_leak)
         except ValueError as error:
             problems.append(f"calibration: {error}")
     return problems
 
 
-def evaluated_prompts(persona: Persona, evaluators: Mapping[str, Evaluator | None]) -> set[str]:
+def _uses_pairs(method: object) -> bool:
+    return isinstance(method, Selection) or getattr(method, "uses_pairs", False)
+
+
+def evaluated_prompts(persona: Persona | Mix, evaluators: Mapping[str, Evaluator | None]) -> set[str]:
     """Return all normalised prompts that any of the evaluators asks."""
     return {p for evaluator in evaluators.values() if evaluator for p in evaluator.prompts(persona)}
 

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import hashlib
 import io
 import json
 import logging
@@ -17,7 +18,8 @@ from persona_prune.validation import STRICT, Positions, PositiveInt
 log = logging.getLogger(__name__)
 
 PERSONAS_DATA = Path(__file__).parent / "personas_data"
-Split = Literal["calibration", "test"]
+Split = Literal["calibration", "validation", "test"]
+"""Parts of a file, by a hash of the prompt: half, 15% and 35% of it."""
 
 
 class Calibration(Protocol):
@@ -34,6 +36,9 @@ class Calibration(Protocol):
 
     def pairs(self, persona: Persona) -> tuple[Pair, ...]:
         """Return the pairs, ``matching`` showing ``persona``."""
+
+    def divided(self, persona: Persona) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+        """Return pairs to fit on and other pairs to choose settings on."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -54,12 +59,21 @@ class EmbeddedCalibration:
         """Return the embedded calibration pairs of ``persona``, the first ``limit`` of them."""
         return embedded_pairs(persona, "calibration")[: self.limit]
 
+    def divided(self, persona: Persona) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+        """Hold a fifth of the pairs out."""
+        return hold_out(self.pairs(persona))
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PairsFile:
-    """Calibration pairs from a file of the user's (``calibration=pairs calibration.path=FILE``)."""
+    """Calibration pairs from a file of the user's (``calibration=pairs calibration.path=FILE``).
+
+    ``split: calibration`` takes that part of the file only (`split_of`), so that one file can serve for calibration and
+    for evaluation.
+    """
 
     path: str
+    split: Split | None
     limit: PositiveInt | None
     positions: Positions
     batch_size: PositiveInt
@@ -72,10 +86,58 @@ class PairsFile:
 
     def pairs(self, persona: Persona) -> tuple[Pair, ...]:
         """Return the first ``limit`` pairs of the file, oriented towards ``persona``."""
-        return persona.orient(read_pairs(self.path), embedded=False)[: self.limit]
+        return persona.orient(part_of(read_pairs(self.path), self.split, self.path), embedded=False)[: self.limit]
+
+    def divided(self, persona: Persona) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+        """With ``split: calibration``, settings are chosen on the file's validation part, else on a fifth held out."""
+        if self.split != "calibration":
+            return hold_out(self.pairs(persona))
+        validation = part_of(read_pairs(self.path), "validation", self.path)
+        return self.pairs(persona), persona.orient(validation, embedded=False)
 
 
-def embedded_pairs(persona: Persona, split: Split) -> tuple[Pair, ...]:
+def split_of(prompt: str) -> Split:
+    """Return the part that a prompt belongs to: the same for equal prompts, whatever the file and the order."""
+    place = _place(prompt)
+    return "calibration" if place < 50 else "validation" if place < 65 else "test"
+
+
+def part_of(pairs: Sequence[Pair], split: Split | None, where: str) -> tuple[Pair, ...]:
+    """Return the pairs of one part, or all; of pairs with the same prompt in a part, the first.
+
+    Raises:
+        ValueError: no pair of the file ``where`` is in that part.
+    """
+    if split is None:
+        return tuple(pairs)
+    chosen: dict[str, Pair] = {}
+    for pair in pairs:
+        if split_of(pair.prompt) == split:
+            chosen.setdefault(normalise(pair.prompt), pair)
+    if not chosen:
+        raise ValueError(f"{where}: none of its {len(pairs)} pairs falls into the {split} split")
+    return tuple(chosen.values())
+
+
+def hold_out(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Return four fifths of ``pairs`` and the rest, by a hash of the prompt.
+
+    Raises:
+        ValueError: either would be empty.
+    """
+    ranked = sorted(pairs, key=lambda pair: (_place(pair.prompt), pair.prompt))
+    held = {normalise(pair.prompt) for pair in ranked[: max(1, len(ranked) // 5)]}
+    fit = tuple(pair for pair in pairs if normalise(pair.prompt) not in held)
+    if not fit:
+        raise ValueError(f"{len(pairs)} pairs are too few to hold some out to choose settings on")
+    return fit, tuple(pair for pair in pairs if normalise(pair.prompt) in held)
+
+
+def _place(prompt: str) -> int:
+    return int(hashlib.sha256(normalise(prompt).encode()).hexdigest(), 16) % 100
+
+
+def embedded_pairs(persona: Persona, split: Literal["calibration", "test"]) -> tuple[Pair, ...]:
     """Return the embedded pairs of ``persona``; raise ValueError if it has none."""
     if persona.pairs is None:
         hint = "calibration=pairs calibration.path=FILE" if split == "calibration" else "evaluator.choice.path=FILE"

@@ -1,5 +1,7 @@
 """One run: model + persona -> signatures -> mask -> masked model -> evaluators -> metrics, samples, report."""
 
+import hashlib
+import json
 import logging
 import random
 import time
@@ -12,24 +14,28 @@ import torch
 
 from persona_prune import report
 from persona_prune.apply import masked
+from persona_prune.baselines.prompt import SystemPrompt
 from persona_prune.config import Plan
-from persona_prune.evaluators.base import EvalResult
-from persona_prune.mask_building import BuiltMask, build_mask
-from persona_prune.models import LoadedModel
+from persona_prune.evaluators.base import EvalResult, Progress
+from persona_prune.mask_building import Builder, Built
+from persona_prune.models import LoadedModel, cache_root
 from persona_prune.run_directory import (
     RunDirectory,
+    finished,
     one_line,
     open_run_directory,
     peak_memory_mb,
     reset_peak_memory,
     write_text,
 )
-from persona_prune.statistics import compare, summarise
+from persona_prune.statistics import average, compare, summarise
 from persona_prune.tracking import RunInfo
 
 log = logging.getLogger(__name__)
 
 Results = dict[str, EvalResult]
+
+_EVALUATION_VERSION = 1  # raise it whenever an evaluator would give other figures, so that cached ones are not reused
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,16 @@ class Outcome:
         return self.metrics.get("choice/margin")
 
 
-def run_experiment(plan: Plan, overrides: Sequence[str]) -> Outcome:
-    """Run ``plan`` and leave its directory behind; errors end up in the outcome, the log and the status file."""
+def run_experiment(plan: Plan, overrides: Sequence[str], *, skip_done: bool) -> Outcome:
+    """Run ``plan`` and leave its directory behind; errors end up in the outcome, the log and the status file.
+
+    With ``skip_done``, a run of the same configuration that is finished already is left as it is.
+    """
+    if skip_done:
+        done = finished(plan.directory, plan.config_hash)
+        if done is not None:
+            log.info("%s: done already, skipped", plan.directory)
+            return Outcome(done, None)
     try:
         with open_run_directory(plan.directory, plan.config, plan.config_hash, overrides) as run:
             metrics = _run(plan, run)
@@ -66,15 +80,11 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
     try:
         with run.stage("load"):
             loaded = plan.model.load()
-        built = build_mask(plan, loaded, run)
-        with run.stage("evaluate"):
-            dense = _evaluate(plan, loaded, run, dense=None)
-            results = dense
-            if built is not None:
-                with masked(loaded.model, built.mask, model_fingerprint=loaded.fingerprint, gamma=built.gamma):
-                    results = _evaluate(plan, loaded, run, dense=dense)
-        metrics = _metrics(results, dense)
-        metrics |= _save(plan, run, built, results, dense)
+        builder = Builder(plan, loaded, run)
+        built = builder.build()
+        arms = _measure(plan, loaded, run, builder, built)
+        metrics = _metrics(arms)
+        metrics |= _save(run, built, arms)
         metrics |= {f"time/{stage}_s": seconds for stage, seconds in run.seconds.items()}
         metrics |= {"time/total_s": time.perf_counter() - started, "memory/peak_mb": peak_memory_mb()}
         run.write_json("metrics.json", metrics)
@@ -83,57 +93,156 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
                 plan.name,
                 plan.config,
                 metrics,
-                results,
-                dense,
+                arms.results,
+                arms.dense,
+                list(arms.controls),
                 built.mask if built else None,
                 built.opposite if built else None,
             )
         )
         write_text(run.path / "report.html", page)
-        samples = {name: result.samples for name, result in results.items()}
+        samples = {name: result.samples for name, result in arms.results.items()}
         files = [run.path / "report.html", run.path / "metrics.json", run.path / "persona.safetensors"]
         tracked.finish(metrics, samples, [file for file in files if file.exists()])
     except BaseException:
         tracked.fail()
         raise
-    log.info("%s", report.summary_lines(plan.name, metrics))
+    log.info("%s", report.summary_lines(plan.name, metrics, list(arms.controls)))
     log.info("report: %s", run.path / "report.html")
     return metrics
 
 
-def _evaluate(plan: Plan, loaded: LoadedModel, run: RunDirectory, dense: Results | None) -> Results:
-    model = "dense" if dense is None else "masked"
+@dataclass(frozen=True)
+class Arms:
+    """What was measured: the dense model, the persona, the masks it must beat, and the persona under its prompt."""
 
-    def progress(label: str, total: int) -> object:
-        return run.progress(f"{label} ({model})", total)
+    dense: Results
+    results: Results
+    controls: Mapping[str, Results]
+    with_prompt: Results | None
 
+
+def _measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builder, built: Built | None) -> Arms:
+    with run.stage("evaluate"):
+        dense = {name: _dense(plan, loaded, run, name) for name in plan.evaluators}
+        if built is None:
+            return Arms(dense, dense, {}, None)
+        prompted: Results | None = None
+        with built.intervention.applied(loaded) as persona:
+            results = _evaluate(plan, persona, run, "masked" if built.mask else "persona", dense)
+            if plan.with_prompt and built.mask is not None:
+                with SystemPrompt(plan.persona.system_prompt or "").applied(persona) as spoken_to:
+                    prompted = _evaluate(plan, spoken_to, run, "with prompt", dense)
+    controls: dict[str, Results] = {}
+    measurable = any(evaluator.measures_alignment for evaluator in plan.evaluators.values())
+    for name, masks in builder.controls(built) if measurable else ():
+        with run.stage("controls"):
+            found = []
+            for number, mask in enumerate(masks, start=1):
+                label = f"{name} {number} of {len(masks)}" if len(masks) > 1 else name
+                with masked(loaded.model, mask, model_fingerprint=loaded.fingerprint, gamma=builder.gamma):
+                    found.append(_evaluate(plan, loaded, run, label, dense, alignment_only=number > 1))
+        # What they cost in capability is measured on the first of several seeds.
+        controls[name] = {
+            evaluator: average([results[evaluator] for results in found if evaluator in results])
+            for evaluator in found[0]
+        }
+    return Arms(dense, results, controls, prompted)
+
+
+def _dense(plan: Plan, loaded: LoadedModel, run: RunDirectory, name: str) -> EvalResult:
+    """Return an evaluator's result for the dense model, from the cache if it was measured before."""
+    evaluator = plan.evaluators[name]
+    model = [loaded.fingerprint, loaded.arithmetic, loaded.tokenizer.chat_template]
+    identity = json.dumps([_EVALUATION_VERSION, name, model, evaluator.identity(plan.persona)])
+    path = cache_root() / "dense" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        result = EvalResult(stored["samples"], stored["metrics"])
+        log.info("%s (dense): from the cache", name)
+    except (OSError, ValueError, KeyError):
+        result = evaluator.evaluate(loaded, plan.persona, None, _progress(run, "dense"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"samples": list(result.samples), "metrics": dict(result.metrics)}))
+    return result
+
+
+def _evaluate(
+    plan: Plan,
+    loaded: LoadedModel,
+    run: RunDirectory,
+    label: str,
+    dense: Results,
+    *,
+    alignment_only: bool = False,
+) -> Results:
     return {
-        name: evaluator.evaluate(loaded, plan.persona, dense and dense[name], progress)  # type: ignore[arg-type]
+        name: evaluator.evaluate(loaded, plan.persona, dense[name], _progress(run, label))
         for name, evaluator in plan.evaluators.items()
+        if evaluator.measures_alignment or not alignment_only
     }
 
 
-def _metrics(results: Results, dense: Results) -> dict[str, float]:
-    """Return the flat figures of every evaluator: this model's, the dense model's, and the paired comparison."""
+def _progress(run: RunDirectory, model: str) -> Progress:
+    return lambda label, total: run.progress(f"{label} ({model})", total)
+
+
+def _metrics(arms: Arms) -> dict[str, float]:
+    """Return the flat figures of every evaluator: this model's, the dense model's and the controls', and comparisons.
+
+    ``<metric>_delta`` and ``<metric>_p`` are against the dense model, ``<metric>_vs_<control>`` and
+    ``<metric>_vs_<control>_p`` against a control.
+    """
     metrics: dict[str, float] = {}
-    for name, result in results.items():
+    for name, result in arms.results.items():
         metrics |= {f"{name}/{key}": value for key, value in summarise(result).items()}
-        if result is not dense[name]:
-            paired = compare(result, dense[name], list(result.means()))
-            metrics |= {f"{name}/{key}": value for key, value in paired.items()}
-        metrics |= {f"dense/{name}/{key}": value for key, value in summarise(dense[name]).items()}
+        if result is not arms.dense[name]:
+            metrics |= _compared(name, result, arms.dense[name], "delta", "p")
+        metrics |= {f"dense/{name}/{key}": value for key, value in summarise(arms.dense[name]).items()}
+    for control, results in arms.controls.items():
+        for name, reference in results.items():
+            metrics |= {f"{control}/{name}/{key}": value for key, value in summarise(reference).items()}
+            metrics |= _compared(name, arms.results[name], reference, f"vs_{control}", f"vs_{control}_p")
+    for name, result in (arms.with_prompt or {}).items():
+        metrics |= {f"with_prompt/{name}/{key}": value for key, value in summarise(result).items()}
+        metrics |= _compared(f"with_prompt/{name}", result, arms.results[name], "vs_mask", "vs_mask_p")
     return metrics
 
 
-def _save(plan: Plan, run: RunDirectory, built: BuiltMask | None, results: Results, dense: Results) -> dict[str, float]:
+def _compared(name: str, result: EvalResult, reference: EvalResult, label: str, p_label: str) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for metric, found in compare(result, reference).items():
+        key = f"{name}/{metric}_{label}"
+        figures |= {key: found.delta, f"{key}_low": found.low, f"{key}_high": found.high}
+        figures[f"{name}/{metric}_{p_label}"] = found.p
+    return figures
+
+
+def _save(run: RunDirectory, built: Built | None, arms: Arms) -> dict[str, float]:
     """Write samples and persona; return the figures about the mask."""
-    for name, result in results.items():
-        reference = {sample["id"]: sample["values"] for sample in dense[name].samples}
-        run.write_samples(name, [{**s, "dense_values": reference.get(s["id"])} for s in result.samples])
+    for name, result in arms.results.items():
+        others = (
+            {"dense": arms.dense}
+            | dict(arms.controls)
+            | ({"with_prompt": arms.with_prompt} if arms.with_prompt else {})
+        )
+        values = {
+            arm: {sample["id"]: sample["values"] for sample in results[name].samples}
+            for arm, results in others.items()
+            if name in results
+        }
+        rows = [{**s, **{f"{arm}_values": of.get(s["id"]) for arm, of in values.items()}} for s in result.samples]
+        run.write_samples(name, rows)
     if built is None:
         return {"mask/sparsity": 0.0, "mask/bytes": 0.0}
-    size = built.mask.save(run.path / "persona.safetensors")
-    return {"mask/sparsity": built.mask.sparsity, "mask/bytes": float(size)}
+    size = built.save(run.path / "persona.safetensors")
+    figures = {"mask/sparsity": built.mask.sparsity if built.mask else 0.0, "mask/bytes": float(size)}
+    if built.mask is not None:
+        figures["mask/bits_bytes"] = float(built.intervention.bytes)
+    if built.gradient is not None:
+        # Also where it came from the cache.
+        figures["mask/build_s"] = float(str(built.gradient.mask.description["build_s"]))
+    return figures
 
 
 def _run_info(plan: Plan, directory: Path) -> RunInfo:

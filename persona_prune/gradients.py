@@ -1,16 +1,121 @@
 """Gradients of what answers are worth, with respect to every maskable weight. No weight is updated."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from persona_prune.likelihood import Answer, Row, batches, branch_answers, forward, pack
+from persona_prune.likelihood import Answer, Prefix, Row, batches, branch_answers, forward, pack, split_prefix
 
 Objective = Callable[[Sequence[int], list[list[Answer]]], Tensor]
 """``objective(row numbers, answers of those rows)`` -> the sum over rows of what their answers are worth, a scalar."""
+
+_FIRST_TOKENS = 2
+_FIRST_WEIGHT = 0.3
+_LOSS_SCALE = 0.1  # nats per token
+_SUM_SCALE = 8.0  # nats of summed margin that count like one nat per token
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A matrix ``left @ right``: ``[out_features, rank]`` and ``[rank, in_features]``, float32 on the CPU."""
+
+    left: Tensor
+    right: Tensor
+
+    def dense(self) -> Tensor:
+        """Return the matrix ``[out_features, in_features]``.
+
+        Summed term by term, so that every machine gets the same bits.
+        """
+        total = torch.zeros(self.left.shape[0], self.right.shape[1])
+        for column, row in zip(self.left.T, self.right, strict=True):
+            total += column[:, None] * row
+        return total
+
+
+class Sketch:
+    """Two random projections of a gradient ``G [out, in]`` that is never formed: ``G Omega`` and ``Psi G``.
+
+    The single-pass sketch of Tropp, Yurtsever, Udell and Cevher (2017, algorithm 4). ``G`` is a sum over tokens of
+    ``delta x^T``, so both projections are sums of thin products.
+    """
+
+    def __init__(self, module: nn.Linear, rank: int, generator: torch.Generator) -> None:
+        columns = min(16 * rank, module.in_features, module.out_features)
+        rows = min(2 * columns + 1, module.out_features)
+        device = module.weight.device
+        self._omega = torch.randn(module.in_features, columns, generator=generator).to(device)
+        self._psi = torch.randn(module.out_features, rows, generator=generator).to(device)
+        self._right = torch.zeros(module.out_features, columns, device=device)
+        self._left = torch.zeros(rows, module.in_features, device=device)
+        self._rank = rank
+
+    def add(self, delta: Tensor, inputs: Tensor) -> None:
+        """Add ``delta^T inputs``, of ``[tokens, out_features]`` and ``[tokens, in_features]``."""
+        delta, inputs = delta.float(), inputs.float()
+        self._right += delta.T @ (inputs @ self._omega)
+        self._left += (delta @ self._psi).T @ inputs
+
+    def low_rank(self) -> LowRank:
+        """Return a near-best approximation of ``G`` of the sketch's rank."""
+        right, left, psi = (t.cpu().double() for t in (self._right, self._left, self._psi))
+        basis = torch.linalg.qr(right).Q
+        core = torch.linalg.lstsq(psi.T @ basis, left, driver="gelsd").solution
+        u, s, vh = torch.linalg.svd(core, full_matrices=False)
+        rank = min(self._rank, len(s))
+        return LowRank((basis @ u[:, :rank] * s[:rank]).float(), vh[:rank].float().contiguous())
+
+
+@contextmanager
+def gradient_sketches(
+    model: Any, linears: Mapping[str, nn.Linear], *, rank: int, seed: int
+) -> Iterator[dict[str, Sketch]]:
+    """Sketch, by Linear, the sum of all weight gradients that backward passes in the body give.
+
+    No gradient of a weight is ever computed: a third of a training step's work and all of its gradient memory are
+    saved. The sketches' projections depend on ``seed`` only.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sketches = {name: Sketch(module, rank, generator) for name, module in linears.items()}
+    with output_gradients(model, linears, lambda name, delta, inputs: sketches[name].add(delta, inputs)):
+        yield sketches
+
+
+@contextmanager
+def output_gradients(
+    model: Any, linears: Mapping[str, nn.Linear], observe: Callable[[str, Tensor, Tensor], object]
+) -> Iterator[None]:
+    """Call ``observe(name, delta, inputs)`` for every use of a Linear that a backward pass in the body goes through.
+
+    ``delta [tokens, out_features]`` is the gradient with respect to the Linear's output, ``inputs [tokens,
+    in_features]`` what it was computed from. No parameter needs a gradient.
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def forward_hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if output.requires_grad:
+                read = inputs[0].detach().flatten(0, -2)
+
+                def backward_hook(delta: Tensor) -> None:
+                    observe(name, delta.detach().flatten(0, -2), read)
+
+                output.register_hook(backward_hook)  # type: ignore[no-untyped-call]
+
+        return forward_hook
+
+    with ExitStack() as hooks:
+        for name, module in linears.items():
+            hooks.callback(module.register_forward_hook(hook(name)).remove)
+        # Nothing requires a gradient but what enters the first layer.
+        embeddings = model.get_input_embeddings()
+        handle = embeddings.register_forward_hook(lambda _m, _i, output: output.requires_grad_(torch.is_grad_enabled()))
+        hooks.callback(handle.remove)
+        yield
 
 
 @contextmanager
@@ -50,17 +155,41 @@ def add_gradient(
     pad_id: int,
     batch_size: int,
     on_batch: Callable[[int], object] = lambda rows_done: None,
-) -> None:
-    """Run ``weight`` times the mean of ``objective`` over ``rows`` backward, in batches, inside `weight_gradients`."""
-    for indices in batches(rows, batch_size):
-        batch = pack([rows[i] for i in indices], pad_id, model.device)
+) -> float:
+    """Run ``weight`` times the mean of ``objective`` over ``rows`` backward, in batches, inside one of the collectors.
+
+    What all rows begin with is computed once a batch, and takes part in the gradient.
+
+    Returns:
+        The mean of the objective, without the weight.
+    """
+    shared, rest = split_prefix(model, rows)
+    total = 0.0
+    for indices in batches(rest, batch_size):
+        batch = pack([rest[i] for i in indices], pad_id, model.device)
         with torch.enable_grad():
-            value = objective(indices, branch_answers(forward(model, batch), batch))
+            prefix = Prefix(model, shared) if shared else None
+            value = objective(indices, branch_answers(forward(model, batch, prefix), batch))
             (value * (weight / len(rows))).backward()  # type: ignore[no-untyped-call]
+        total += value.item()
         on_batch(len(indices))
+    return total / len(rows)
 
 
-def output_fisher(
+@dataclass(frozen=True)
+class Damage:
+    """What a change of a Linear's weights costs on generic text, by row and by column.
+
+    Attributes:
+        inputs: ``E[x_j^2]``, ``[in_features]`` float32 on the CPU.
+        outputs: ``E[delta_i^2]``, ``[out_features]``, of the log-probability of sampled answers.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+def generic_damage(
     model: Any,
     linears: Mapping[str, nn.Linear],
     rows: Sequence[Row],
@@ -69,40 +198,37 @@ def output_fisher(
     batch_size: int,
     seed: int,
     on_batch: Callable[[int], object] = lambda rows_done: None,
-) -> dict[str, Tensor]:
-    """Return, by Linear, ``E[delta_i^2]`` over tokens, ``[out_features]`` float32 on the CPU.
+) -> dict[str, Damage]:
+    """Return, by Linear, the K-FAC diagonal of the Fisher matrix in its two factors, from one pass over ``rows``.
 
     ``delta`` is the gradient of the log-probability of answers with respect to the Linear's output. The answers are
     sampled, token by token, from the model's own distribution at every answer position of ``rows``, so that
     ``E[delta_i^2] E[x_j^2]`` is the diagonal of the K-FAC Fisher matrix (Martens and Grosse 2015): what a change of
-    ``w_ij`` costs the model on this text, comparable across rows and layers.
+    ``w_ij`` costs the model on this text, comparable across rows and layers. Means are over tokens, padding excluded.
     """
-    sums = {name: torch.zeros(module.out_features, dtype=torch.float64) for name, module in linears.items()}
+    inputs = {name: torch.zeros(m.in_features, dtype=torch.float64) for name, m in linears.items()}
+    outputs = {name: torch.zeros(m.out_features, dtype=torch.float64) for name, m in linears.items()}
+    real: Tensor | None = None  # flat positions of the current batch that are no padding
+
+    def add(name: str, delta: Tensor, read: Tensor) -> None:
+        assert real is not None
+        kept = read.index_select(0, real.to(read.device)).float()
+        inputs[name] += kept.square().sum(0).cpu().double()
+        outputs[name] += delta.float().square().sum(0).cpu().double()
+
     tokens = 0
-    handles = []
-    try:
-        for name, module in linears.items():
-
-            def add(_: nn.Module, __: Any, outputs: Any, name: str = name) -> None:
-                sums[name] += outputs[0].flatten(0, -2).float().square().sum(0).cpu().double()
-
-            handles.append(module.register_full_backward_hook(add))
-        # Nothing requires a gradient but what enters the first layer.
-        embeddings = model.get_input_embeddings()
-        handles.append(embeddings.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True)))
-        generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    with output_gradients(model, linears, add):
         for indices in batches(rows, batch_size):
             batch = pack([rows[i] for i in indices], pad_id, model.device)
+            real = (batch.branch >= -1).flatten().nonzero()[:, 0]
             with torch.enable_grad():
                 log_probs = forward(model, batch).float().log_softmax(-1)
                 sampled = torch.multinomial(log_probs.detach().exp().cpu(), 1, generator=generator)
                 log_probs.gather(1, sampled.to(log_probs.device)).sum().backward()  # type: ignore[no-untyped-call]
-            tokens += int((batch.branch >= -1).sum())
+            tokens += len(real)
             on_batch(len(indices))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: (total / tokens).float() for name, total in sums.items()}
+    return {name: Damage((inputs[name] / tokens).float(), (outputs[name] / tokens).float()) for name in linears}
 
 
 def margin(_: Sequence[int], answers: list[list[Answer]]) -> Tensor:
@@ -110,6 +236,35 @@ def margin(_: Sequence[int], answers: list[list[Answer]]) -> Tensor:
     return torch.stack([first.log_probs.mean() - second.log_probs.mean() for first, second in answers]).sum()
 
 
-def log_probability(_: Sequence[int], answers: list[list[Answer]]) -> Tensor:
-    """Per-token log-probability of the only answer, summed over rows (nats)."""
-    return torch.stack([only.log_probs.mean() for (only,) in answers]).sum()
+def logistic_margin(_: Sequence[int], answers: list[list[Answer]]) -> Tensor:
+    """``-softplus(-m) - softplus(-M / 8)``, summed over rows, of the margins per token ``m`` and in sum ``M``.
+
+    Pairs that are won already hardly count, so that several rounds work on those that aren't; the summed margin is what
+    ``accuracy`` compares.
+    """
+    token = torch.stack([first.log_probs.mean() - second.log_probs.mean() for first, second in answers])
+    whole = torch.stack([first.log_probs.sum() - second.log_probs.sum() for first, second in answers])
+    return -(functional.softplus(-token) + functional.softplus(-whole / _SUM_SCALE)).sum()
+
+
+def likelihood_kept(dense: Sequence[Tensor]) -> Objective:
+    """Return an objective that falls the more steeply, the more an answer has lost against the ``dense`` model.
+
+    Args:
+        dense: by row, the dense model's log-probability of each token of the only answer.
+
+    Returns:
+        ``-0.2 softplus(d / 0.1) - max(d, 0)^2 / 0.2`` summed over rows, where ``d`` (nats per token) is the loss of
+        log-probability, the first two tokens counting an extra 0.3 of their mean: they decide where an answer goes,
+        and without them a mask can win by beginning every answer alike.
+    """
+
+    def objective(indices: Sequence[int], answers: list[list[Answer]]) -> Tensor:
+        lost = []
+        for index, (only,) in zip(indices, answers, strict=True):
+            tokens = dense[index].to(only.log_probs.device) - only.log_probs
+            lost.append(tokens.mean() + _FIRST_WEIGHT * tokens[:_FIRST_TOKENS].mean())
+        loss = torch.stack(lost)
+        return -(2 * _LOSS_SCALE * functional.softplus(loss / _LOSS_SCALE) + loss.clamp(min=0) ** 2 / 0.2).sum()
+
+    return objective

@@ -5,7 +5,6 @@ and positions restart at every branch, so each branch gets what it would get in 
 begin with (a chat template's system message) is computed once for all rows.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import DynamicCache
 
 from persona_prune.personas import Pair
 
@@ -53,9 +53,9 @@ class Batch:
     rows: tuple[Row, ...]
 
 
-def chat_prompt(tokenizer: Any, prompt: str) -> str:
-    """Return ``prompt`` as the model's chat template renders it, ready for the answer."""
-    return render_chat(tokenizer, [{"role": "user", "content": prompt}])
+def chat_prompt(tokenizer: Any, prompt: str, before: Sequence[Mapping[str, str]] = ()) -> str:
+    """Return ``prompt``, after the messages ``before`` it, as the chat template renders it, ready for the answer."""
+    return render_chat(tokenizer, [*before, {"role": "user", "content": prompt}])
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, answer_next: bool = True) -> str:
@@ -161,22 +161,24 @@ def pack(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> Batch:
 
 
 class Prefix:
-    """Keys and values of tokens that every row begins with, computed once."""
+    """Keys and values of tokens that every row begins with, computed once. Differentiable."""
 
     def __init__(self, model: Any, tokens: Sequence[int]) -> None:
-        self.length = len(tokens)
+        self.tokens = tuple(tokens)
         ids = torch.tensor([list(tokens)], device=model.device)
-        self._cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
 
-    def for_rows(self, rows: int) -> Any:
+    def for_rows(self, rows: int) -> DynamicCache:
         """Return a cache of the prefix for ``rows`` rows, which a forward pass may extend."""
-        cache = copy.deepcopy(self._cache)
-        cache.batch_repeat_interleave(rows)
+        cache = DynamicCache()
+        for number, (keys, values) in enumerate(self._layers):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
         return cache
 
 
-def common_prefix(model: Any, rows: Sequence[Row]) -> Prefix | None:
-    """Return the `Prefix` of all ``rows``, or None if there is none worth having.
+def split_prefix(model: Any, rows: Sequence[Row]) -> tuple[tuple[int, ...], list[Row]]:
+    """Return the tokens that all ``rows`` begin with and the rows without them; no tokens where it isn't worth it.
 
     At least one prompt token stays in each row, as the first answer token is predicted from it. Models with a sliding
     window are left alone: their caches may drop part of a prefix.
@@ -184,8 +186,8 @@ def common_prefix(model: Any, rows: Sequence[Row]) -> Prefix | None:
     first, last = min(row.prompt[:-1] for row in rows), max(row.prompt[:-1] for row in rows)
     shared = first[: next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))]
     if len(rows) < 2 or len(shared) < 4 or getattr(model.config, "sliding_window", None):
-        return None
-    return Prefix(model, shared)
+        return (), list(rows)
+    return shared, [Row(row.prompt[len(shared) :], row.branches) for row in rows]
 
 
 def forward(model: Any, batch: Batch, prefix: Prefix | None = None) -> Tensor:
@@ -195,7 +197,7 @@ def forward(model: Any, batch: Batch, prefix: Prefix | None = None) -> Tensor:
     large vocabulary it would cost a third of the pass.
     """
     rows, _, length, _ = batch.allowed.shape
-    before = prefix.length if prefix else 0
+    before = len(prefix.tokens) if prefix else 0
     bias = torch.zeros(rows, 1, length, before + length, dtype=model.dtype, device=batch.allowed.device)
     bias[..., before:].masked_fill_(~batch.allowed, torch.finfo(model.dtype).min)
 
@@ -251,9 +253,8 @@ def score(
 ) -> list[list[Answer]]:
     """Return the `Answer` (on the CPU) of each row and branch, in the order of ``rows``."""
     results: list[list[Answer]] = [[] for _ in rows]
-    prefix = common_prefix(model, rows)
-    if prefix:
-        rows = [Row(row.prompt[prefix.length :], row.branches) for row in rows]
+    shared, rows = split_prefix(model, rows)
+    prefix = Prefix(model, shared) if shared else None
     for indices in batches(rows, batch_size):
         batch = pack([rows[i] for i in indices], pad_id, model.device)
         scored = branch_answers(forward(model, batch, prefix), batch)

@@ -1,262 +1,285 @@
-"""From a plan and a loaded model to the mask that is applied: signatures or gradients, cached, then selection."""
+"""From a plan and a loaded model to what makes it the persona: a mask, or a baseline; and to the masks it must beat."""
 
 import hashlib
-import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from persona_prune import gradients, signatures
-from persona_prune.apply import check_fits, masked
+from persona_prune.apply import Intervention, Masking, check_fits
+from persona_prune.baselines.base import Baseline, Material
 from persona_prune.config import Plan, evaluated_prompts
-from persona_prune.data import PERSONAS_DATA, read_prompts, read_text, without_leaks
-from persona_prune.generation import greedy_answers
-from persona_prune.likelihood import Row, chat_prompt, pair_rows, text_rows
-from persona_prune.masks import Mask, pack_bits
-from persona_prune.methods.base import Method, NoMask, SavedMask, build_masks
-from persona_prune.methods.contrastive_taylor import (
-    ContrastiveTaylor,
-    benefit_per_damage,
-    drop_best,
-    threshold_of_best,
-)
-from persona_prune.models import LoadedModel, cache_root, maskable_linears
-from persona_prune.personas import Pair, content_hash, normalise
-from persona_prune.run_directory import RunDirectory, write_text
+from persona_prune.data import without_leaks
+from persona_prune.gradient_building import GradientBuilder, GradientMask
+from persona_prune.gradients import Damage
+from persona_prune.likelihood import Row, pair_rows
+from persona_prune.masks import Mask, drop_all_of, dropped_like
+from persona_prune.methods.base import Method, NoMask, build_masks
+from persona_prune.methods.contrastive_taylor import ContrastiveTaylor
+from persona_prune.methods.magnitude import magnitude_like
+from persona_prune.methods.saved import SavedMask
+from persona_prune.methods.selection import Selection
+from persona_prune.models import LoadedModel, maskable_linears
+from persona_prune.neutral import Guard, Neutral, neutral_material
+from persona_prune.personas import Pair, Persona, content_hash
+from persona_prune.run_directory import RunDirectory
 from persona_prune.signatures import Signature
-from persona_prune.validation import Positions
 
 log = logging.getLogger(__name__)
 
-_WINDOW = 256  # tokens of generic text that are read together
+_GUARD_ANSWER_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class BuiltMask:
-    """The mask to apply, and the opposite's from the same data for comparison (None where the method gives none)."""
+class Built:
+    """What a run applies.
 
-    mask: Mask
-    opposite: Mask | None
-    gamma: float
-
-
-def build_mask(plan: Plan, loaded: LoadedModel, run: RunDirectory) -> BuiltMask | None:
-    """Return the mask that the plan's method asks for; None for the dense model.
-
-    Raises:
-        OSError, ValueError: a saved mask is missing, damaged or of another model, or the calibration data unusable.
+    Attributes:
+        intervention: makes the dense model the persona.
+        mask: what that is, if it is a mask.
+        opposite: the opposite persona's mask, where it came along for nothing.
+        gradient: for a gradient mask, what is stored of it.
     """
-    method = plan.method
-    if isinstance(method, NoMask):
-        return None
-    if isinstance(method, SavedMask):
-        mask = method.load()
-        check_fits(loaded.model, mask, loaded.fingerprint)
-        return BuiltMask(mask, None, method.gamma)
-    pairs = calibration_pairs(plan)
-    description = {"persona": plan.persona.name, "model": loaded.name, "data_hash": content_hash(pairs)}
-    if isinstance(method, ContrastiveTaylor):
-        return _by_gradient(plan, method, loaded, pairs, description, run)
-    return _by_signature(plan, method, loaded, pairs, description, run)
+
+    intervention: Intervention
+    mask: Mask | None = None
+    opposite: Mask | None = None
+    gradient: GradientMask | None = None
+
+    def save(self, path: Path) -> int:
+        """Write the persona file, unless this is a baseline; return what has to be stored, in bytes."""
+        if self.gradient is not None:
+            return self.gradient.save(path)
+        return self.mask.save(path) if self.mask else self.intervention.bytes
 
 
-def calibration_pairs(plan: Plan) -> tuple[Pair, ...]:
-    """Return the plan's calibration pairs, without any prompt that its evaluators ask."""
-    pairs = plan.calibration.pairs(plan.persona)
-    return without_leaks(pairs, evaluated_prompts(plan.persona, plan.evaluators), plan.calibration.on_leak)
+class Builder:
+    """Builds for one plan and one dense model, which is dense again after every call."""
 
+    def __init__(self, plan: Plan, loaded: LoadedModel, run: RunDirectory) -> None:
+        self._plan, self._loaded, self._run = plan, loaded, run
+        self._asked = evaluated_prompts(plan.persona, plan.evaluators)
+        self._neutral_kept: Neutral | None = None
+        self._for_control = False
 
-def _by_signature(
-    plan: Plan,
-    method: Method,
-    loaded: LoadedModel,
-    pairs: Sequence[Pair],
-    description: dict[str, str],
-    run: RunDirectory,
-) -> BuiltMask:
-    with run.stage("signature"):
-        rows = pair_rows(loaded.tokenizer, pairs, plan.calibration.max_tokens)
-        target, contrast = _signatures(plan, loaded, rows, content_hash(pairs), plan.calibration.positions, run)
-    with run.stage("mask"):
-        linears = maskable_linears(loaded.model)
-        advance = run.progress("mask", len(linears))
-        own, other = build_masks(linears, method, target, contrast, description, advance)
-    return BuiltMask(own, other, method.gamma)
+    @property
+    def gamma(self) -> float:
+        """What dropped weights are multiplied with."""
+        return float(getattr(self._plan.method, "gamma", 0.0))
 
+    def build(self) -> Built | None:
+        """Return what the plan's method asks for; None for the dense model.
 
-def _by_gradient(
-    plan: Plan,
-    method: ContrastiveTaylor,
-    loaded: LoadedModel,
-    pairs: Sequence[Pair],
-    description: dict[str, str],
-    run: RunDirectory,
-) -> BuiltMask:
-    """Take the gradient, drop an equal part of every row, and again at the masked weights, ``rounds`` times."""
-    with run.stage("signature"):
-        neutral = _neutral_rows(plan, method, loaded, run)
-        generic, fisher = _generic(plan, method, loaded, neutral, run)
-    linears = maskable_linears(loaded.model)
-    settings = {"method": method.name, "sparsity": method.sparsity, "gamma": method.gamma, **description}
-    rows = pair_rows(loaded.tokenizer, pairs, plan.calibration.max_tokens)
-    dropped = {name: torch.zeros(module.weight.shape, dtype=torch.bool) for name, module in linears.items()}
-    mask = _mask_of(dropped, loaded, settings)
-    for number in range(1, method.rounds + 1):
-        with run.stage("gradient"), _applied(loaded, mask, method.gamma):
-            found = _gradient(plan, method, loaded, rows, neutral, f"gradient {number} of {method.rounds}", run)
-        with run.stage("mask"):
-            for name, module in linears.items():
-                weight = module.weight.detach().float()
-                square = generic[name].mean_square
-                score = benefit_per_damage(weight, found.pop(name), square, fisher[name])
-                found[name] = score.cpu().masked_fill_(dropped[name], -torch.inf)
-            dropped = _drop(method, found, dropped, number)
-            mask = _mask_of(dropped, loaded, settings)
-    return BuiltMask(mask, None, method.gamma)
+        Raises:
+            OSError, ValueError: a saved mask is missing, damaged or of another model, or the data unusable.
+        """
+        method = self._plan.method
+        if isinstance(method, NoMask):
+            return None
+        if isinstance(method, SavedMask):
+            mask = method.load(maskable_linears(self._loaded.model))
+            check_fits(self._loaded.model, mask, self._loaded.fingerprint)
+            return Built(Masking(mask, method.gamma), mask)
+        if isinstance(method, Selection):
+            return self._mask(method, "own")
+        return self._baseline(method)
 
+    def controls(self, built: Built) -> Iterator[tuple[str, list[Mask]]]:
+        """Yield the masks that ``built`` must beat, by name: what the plan asks for and the method can give."""
+        method, mask = self._plan.method, built.mask
+        self._for_control = True
+        if mask is None or getattr(method, "is_control", False):
+            return
+        for name in self._plan.controls:
+            if name == "random":
+                seeds = range(self._plan.seed + 1, self._plan.seed + 1 + self._plan.control_seeds)
+                yield name, [dropped_like(mask, seed) for seed in seeds]
+            elif name == "magnitude":
+                yield name, [magnitude_like(mask, maskable_linears(self._loaded.model))]
+            elif not isinstance(method, Selection):
+                log.info("control %s: a saved mask can't be built again from other pairs; left out", name)
+            elif name == "opposite" and built.opposite is not None:
+                yield name, [built.opposite]
+            else:
+                other = self._mask(method, name).mask
+                assert other is not None
+                yield name, [other]
 
-def _applied(loaded: LoadedModel, mask: Mask, gamma: float) -> AbstractContextManager[None]:
-    return masked(loaded.model, mask, model_fingerprint=loaded.fingerprint, gamma=gamma)
+    def _stage(self, name: str) -> AbstractContextManager[None]:
+        """Time a part of the work; what controls take is counted apart."""
+        return self._run.stage("controls" if self._for_control else name)
 
+    def _mask(self, method: Selection, label: str) -> Built:
+        """Return the mask of the plan's persona; of its opposite, or of nobody, if ``label`` says so."""
+        parts = self._plan.persona.parts
+        built = [self._part(method.shared(share), persona, label) for persona, share in parts]
+        if len(built) == 1:
+            return built[0]
+        description = self._description(method, self._plan.persona.name)
+        mask = drop_all_of([part.mask for part in built if part.mask], description)
+        opposites = [part.opposite for part in built if part.opposite]
+        opposite = drop_all_of(opposites, description) if len(opposites) == len(built) else None
+        return Built(Masking(mask, method.gamma), mask, opposite)
 
-def _drop(
-    method: ContrastiveTaylor, scores: dict[str, Tensor], dropped: dict[str, Tensor], number: int
-) -> dict[str, Tensor]:
-    """Return what is dropped after round ``number``: an equal part in every round."""
+    def _part(self, method: Selection, persona: Persona, label: str) -> Built:
+        pairs = oriented(self._pairs(persona), label)
+        description = {**self._description(method, persona.name), "data_hash": content_hash(pairs), "pole": label}
+        if isinstance(method, ContrastiveTaylor):
+            found = self._by_gradient(method).build(pairs, f"{persona.name} ({label})", description)
+            return Built(Masking(found.mask, method.gamma), found.mask, gradient=found)
+        rows = pair_rows(self._loaded.tokenizer, pairs, self._plan.calibration.max_tokens)
+        with self._stage("signature"):
+            target, contrast = self._signatures(rows, content_hash(pairs))
+        with self._stage("mask"):
+            linears = maskable_linears(self._loaded.model)
+            advance = self._run.progress("mask", len(linears))
+            own, other = build_masks(linears, cast(Method, method), target, contrast, description, advance)
+        return Built(Masking(own, method.gamma), own, other)
 
-    def more(of: float) -> int:
-        return int(of * number / method.rounds + 1e-9) - int(of * (number - 1) / method.rounds + 1e-9)
+    def _description(self, method: Selection, persona: str) -> dict[str, object]:
+        settings = {"method": method.name, "sparsity": method.sparsity, "gamma": method.gamma}
+        return {**settings, "persona": persona, "model": self._loaded.name}
 
-    if method.allocation == "row":
-        return {
-            name: drop_best(score, dropped[name], more(method.sparsity_of(name) * score.shape[1]))
-            for name, score in scores.items()
-        }
-    total = sum(score.numel() for score in scores.values())
-    threshold = threshold_of_best(scores.values(), more(method.sparsity * total))
-    return {name: dropped[name] | (score > threshold) for name, score in scores.items()}
+    def _pairs(self, persona: Persona) -> tuple[Pair, ...]:
+        """Return the calibration pairs without any prompt that the evaluators ask."""
+        calibration = self._plan.calibration
+        return without_leaks(calibration.pairs(persona), self._asked, calibration.on_leak)
 
+    def _by_gradient(self, method: ContrastiveTaylor) -> GradientBuilder:
+        with self._stage("generic"):
+            neutral = self._neutral(method.generic_tokens, method.neutral_prompts, method.neutral_tokens)
+            damage = self._damage(method, neutral)
+        calibration = self._plan.calibration
+        return GradientBuilder(
+            method,
+            self._loaded,
+            neutral,
+            damage,
+            batch_size=calibration.batch_size,
+            max_tokens=calibration.max_tokens,
+            run=self._run,
+            stage=self._stage,
+        )
 
-def _gradient(
-    plan: Plan,
-    method: ContrastiveTaylor,
-    loaded: LoadedModel,
-    rows: Sequence[Row],
-    neutral: Sequence[Row],
-    label: str,
-    run: RunDirectory,
-) -> dict[str, Tensor]:
-    passes = [(rows, gradients.margin, 1.0)]
-    if method.neutral_weight:
-        passes.append((neutral, gradients.log_probability, method.neutral_weight))
-    advance = run.progress(label, sum(len(part) for part, _, _ in passes))
-    with gradients.weight_gradients(maskable_linears(loaded.model)) as found:
-        for part, objective, weight in passes:
-            gradients.add_gradient(
-                loaded.model,
-                part,
-                objective,
-                weight=weight,
-                pad_id=loaded.tokenizer.pad_token_id,
-                batch_size=max(1, plan.calibration.batch_size // 2),
-                on_batch=advance,
+    def _neutral(self, text_tokens: int, prompts: int, answer_tokens: int) -> Neutral:
+        if self._neutral_kept is None:
+            self._neutral_kept = neutral_material(
+                self._loaded,
+                self._asked,
+                text_tokens=text_tokens,
+                prompts=prompts,
+                answer_tokens=answer_tokens,
+                batch_size=4 * self._plan.calibration.batch_size,
+                progress=self._run.progress,
             )
-    return found
+        return self._neutral_kept
 
-
-def _mask_of(dropped: dict[str, Tensor], loaded: LoadedModel, settings: dict[str, object]) -> Mask:
-    bits = {name: pack_bits(~drop) for name, drop in dropped.items()}
-    shapes = {name: (drop.shape[0], drop.shape[1]) for name, drop in dropped.items()}
-    return Mask(bits, shapes, loaded.fingerprint, settings)
-
-
-def _neutral_rows(plan: Plan, method: ContrastiveTaylor, loaded: LoadedModel, run: RunDirectory) -> list[Row]:
-    """Return neutral prompts with the dense model's greedy answers, generated once for a model and cached."""
-    asked = evaluated_prompts(plan.persona, plan.evaluators)
-    prompts = [
-        p for p in read_prompts(PERSONAS_DATA / "neutral" / "calibration_prompts.jsonl") if normalise(p) not in asked
-    ]
-    encoded = [
-        tuple(loaded.tokenizer(chat_prompt(loaded.tokenizer, p), add_special_tokens=False).input_ids)
-        for p in prompts[: method.neutral_prompts]
-    ]
-    key = json.dumps([loaded.fingerprint, str(loaded.model.dtype), method.neutral_tokens, encoded])
-    path = cache_root() / "neutral" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    try:
-        answers = [tuple(answer) for answer in json.loads(path.read_text())]
-    except (OSError, ValueError):
-        answers = greedy_answers(
-            loaded,
-            encoded,
-            max_new_tokens=method.neutral_tokens,
-            batch_size=4 * plan.calibration.batch_size,
-            on_batch=run.progress("neutral answers", len(encoded)),
+    def _damage(self, method: ContrastiveTaylor, neutral: Neutral) -> dict[str, Damage]:
+        """Return what changes of weights cost on neutral text and conversations, made once for a model."""
+        rows = [*neutral.text, *neutral.answers]
+        batch_size = max(1, self._plan.calibration.batch_size // 4)
+        settings = {"damage": method.seed, "arithmetic": self._loaded.arithmetic, "batch": batch_size}
+        path = signatures.cache_file(self._loaded.fingerprint, neutral.digest, settings)
+        linears = maskable_linears(self._loaded.model)
+        if path.is_file():
+            try:
+                stored = load_file(path)
+                return {name: Damage(stored[f"inputs/{name}"], stored[f"outputs/{name}"]) for name in linears}
+            except (SafetensorError, KeyError) as error:
+                log.warning("cached statistics %s are damaged (%s): computing them again", path, error)
+        damage = gradients.generic_damage(
+            self._loaded.model,
+            linears,
+            rows,
+            pad_id=self._loaded.tokenizer.pad_token_id,
+            batch_size=batch_size,
+            seed=method.seed,
+            on_batch=self._run.progress("generic text", len(rows)),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(answers))
-    return [Row(prompt, (answer,)) for prompt, answer in zip(encoded, answers, strict=True)]
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        inputs = {f"inputs/{name}": d.inputs for name, d in damage.items()}
+        save_file(inputs | {f"outputs/{name}": d.outputs for name, d in damage.items()}, partial)
+        partial.replace(path)
+        return damage
+
+    def _signatures(self, rows: Sequence[Row], data_hash: str) -> tuple[Signature, ...]:
+        """Return the signatures of ``rows``, from the cache if these inputs were seen before."""
+        loaded, calibration = self._loaded, self._plan.calibration
+        settings = {
+            "positions": calibration.positions,
+            "max_tokens": calibration.max_tokens,
+            "chat_template": loaded.tokenizer.chat_template,
+            "arithmetic": loaded.arithmetic,
+        }
+        path = signatures.cache_file(loaded.fingerprint, data_hash, settings)
+        cached = signatures.load(path)
+        if cached is not None:
+            log.info("signature of %d prompts: from the cache", len(rows))
+            return cached
+        fresh = signatures.collect(
+            loaded.model,
+            maskable_linears(loaded.model),
+            rows,
+            pad_id=loaded.tokenizer.pad_token_id,
+            batch_size=calibration.batch_size,
+            positions=calibration.positions,
+            model_fingerprint=loaded.fingerprint,
+            data_hash=data_hash,
+            on_batch=self._run.progress("signature", len(rows)),
+        )
+        signatures.save(path, fresh)
+        return fresh
+
+    def _baseline(self, method: Baseline) -> Built:
+        plan = self._plan
+        persona = plan.persona
+        fit: tuple[Pair, ...] = ()
+        validation: tuple[Pair, ...] = ()
+        for part, _ in persona.parts if method.uses_pairs else ():
+            if method.uses_validation:
+                own, held = plan.calibration.divided(part)
+                validation += without_leaks(held, self._asked, plan.calibration.on_leak)
+            else:
+                own = plan.calibration.pairs(part)
+            fit += without_leaks(own, self._asked, plan.calibration.on_leak)
+
+        def guard() -> Guard:
+            neutral = self._neutral(1, 1, _GUARD_ANSWER_TOKENS)
+            return Guard(self._loaded, neutral, plan.calibration.batch_size)
+
+        material = Material(
+            persona=persona,
+            pairs=fit,
+            validation=validation,
+            guard=guard,
+            batch_size=plan.calibration.batch_size,
+            max_tokens=plan.calibration.max_tokens,
+            seed=plan.seed,
+        )
+        with self._run.stage("baseline"):
+            return Built(method.build(self._loaded, material, self._run.progress))
 
 
-def _generic(
-    plan: Plan, method: ContrastiveTaylor, loaded: LoadedModel, neutral: Sequence[Row], run: RunDirectory
-) -> tuple[Signature, dict[str, Tensor]]:
-    """Return input statistics and output Fisher of neutral text and neutral conversations, made once for a model."""
-    text = read_text(PERSONAS_DATA / "neutral" / "generic.txt")
-    rows = [*text_rows(loaded.tokenizer, text, _WINDOW, method.generic_tokens), *neutral]
-    digest = hashlib.sha256(json.dumps([[row.prompt, row.branches] for row in rows]).encode()).hexdigest()[:16]
-    (generic,) = _signatures(plan, loaded, rows, digest, "all", run)
-    batch_size = max(1, plan.calibration.batch_size // 4)
-    path = signatures.cache_file(
-        loaded.fingerprint, digest, {"fisher": method.seed, "dtype": str(loaded.model.dtype), "batch": batch_size}
-    )
-    if path.is_file():
-        return generic, load_file(path)
-    fisher = gradients.output_fisher(
-        loaded.model,
-        maskable_linears(loaded.model),
-        rows,
-        pad_id=loaded.tokenizer.pad_token_id,
-        batch_size=batch_size,
-        seed=method.seed,
-        on_batch=run.progress("fisher", len(rows)),
-    )
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file(fisher, partial)
-    partial.replace(path)
-    return generic, fisher
+def oriented(pairs: Sequence[Pair], label: str) -> tuple[Pair, ...]:
+    """Return the pairs as they are, or towards the opposite, or with labels that say nothing about the persona.
+
+    For ``generic`` a hash of the two answers, whichever is called matching, decides which one is the target, so that
+    either pole of a persona has the same generic mask.
+    """
+    if label == "own":
+        return tuple(pairs)
+    if label == "opposite":
+        return tuple(pair.flipped() for pair in pairs)
+    return tuple(min(pair, pair.flipped(), key=_answers_hash) for pair in pairs)
 
 
-def _signatures(
-    plan: Plan, loaded: LoadedModel, rows: Sequence[Row], data_hash: str, positions: Positions, run: RunDirectory
-) -> tuple[Signature, ...]:
-    """Return the signatures of ``rows``, from the cache if these inputs were seen before."""
-    settings = {
-        "positions": positions,
-        "max_tokens": plan.calibration.max_tokens,
-        "chat_template": loaded.tokenizer.chat_template,
-        "dtype": str(loaded.model.dtype),
-    }
-    path = signatures.cache_file(loaded.fingerprint, data_hash, settings)
-    cached = signatures.load(path)
-    if cached is not None:
-        log.info("signature of %d prompts: from the cache", len(rows))
-        return cached
-    fresh = signatures.collect(
-        loaded.model,
-        maskable_linears(loaded.model),
-        rows,
-        pad_id=loaded.tokenizer.pad_token_id,
-        batch_size=plan.calibration.batch_size,
-        positions=positions,
-        model_fingerprint=loaded.fingerprint,
-        data_hash=data_hash,
-        on_batch=run.progress("signature", len(rows)),
-    )
-    signatures.save(path, fresh)
-    return fresh
+def _answers_hash(pair: Pair) -> str:
+    return hashlib.sha256(f"{pair.matching}\n{pair.not_matching}".encode()).hexdigest()

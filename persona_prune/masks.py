@@ -1,11 +1,15 @@
 """Binary weight masks: selection by row, bit-packed storage, comparison."""
 
+import functools
 import json
 import logging
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,12 +73,17 @@ class Mask:
         return path.stat().st_size
 
 
-def load_mask(path: str | Path) -> Mask:
-    """Read a mask file.
+FileManifest = Mapping[str, Any]
+"""What a persona file says of itself: its format, its model, and what made it."""
+
+
+@contextmanager
+def open_persona_file(path: str | Path) -> Iterator[tuple[Any, FileManifest]]:
+    """Open a persona file of any format: yield safetensors' reader and the manifest.
 
     Raises:
         OSError: there is no such file.
-        ValueError: the file is damaged or not a mask of this format.
+        ValueError: the file is damaged, is no persona file, or the body found it to be damaged.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -82,19 +91,32 @@ def load_mask(path: str | Path) -> Mask:
     try:
         with safe_open(path, framework="pt") as file:
             manifest = json.loads((file.metadata() or {})["manifest"])
-            if manifest["format"] != FORMAT:
-                raise ValueError(f"format {manifest['format']!r}, this version reads {FORMAT!r}")
-            shapes = {name: (int(rows), int(columns)) for name, (rows, columns) in manifest["shapes"].items()}
-            if set(shapes) != set(file.keys()):
-                raise ValueError("the tensors are not those the manifest names")
-            for name, (rows, columns) in shapes.items():
-                stored = file.get_slice(name)
-                if stored.get_shape() != [rows, -(-columns // 8)] or stored.get_dtype() != "U8":
-                    raise ValueError(f"{name} has shape {stored.get_shape()}, expected bits of {rows}x{columns}")
-            bits = {name: file.get_tensor(name) for name in shapes}
-            return Mask(bits, shapes, str(manifest["model_fingerprint"]), dict(manifest["description"]))
+            if not isinstance(manifest, dict) or not isinstance(manifest["format"], str):
+                raise ValueError("its manifest names no format")
+            yield file, manifest
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not a readable persona file: {error}") from error
+
+
+def load_mask(path: str | Path) -> Mask:
+    """Read a file of bits.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: the file is damaged or not a mask of this format.
+    """
+    with open_persona_file(path) as (file, manifest):
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']!r}, expected {FORMAT!r}")
+        shapes = {name: (int(rows), int(columns)) for name, (rows, columns) in manifest["shapes"].items()}
+        if set(shapes) != set(file.keys()):
+            raise ValueError("the tensors are not those the manifest names")
+        for name, (rows, columns) in shapes.items():
+            stored = file.get_slice(name)
+            if stored.get_shape() != [rows, -(-columns // 8)] or stored.get_dtype() != "U8":
+                raise ValueError(f"{name} has shape {stored.get_shape()}, expected bits of {rows}x{columns}")
+        bits = {name: file.get_tensor(name) for name in shapes}
+        return Mask(bits, shapes, str(manifest["model_fingerprint"]), dict(manifest["description"]))
 
 
 def pack_bits(keep: Tensor) -> Tensor:
@@ -179,6 +201,33 @@ def jaccard(first: Mask, second: Mask) -> float:
         both += total - kept_by_either
         either += total - kept_by_both
     return both / either if either else 1.0
+
+
+def drop_all_of(masks: Sequence[Mask], description: Mapping[str, object]) -> Mask:
+    """Return the mask that drops whatever any of ``masks``, of one model, drops.
+
+    Raises:
+        ValueError: they are of different models.
+    """
+    first = masks[0]
+    if any(dict(mask.shapes) != dict(first.shapes) for mask in masks):
+        raise ValueError("the masks belong to models of different shape")
+    bits = {name: functools.reduce(torch.bitwise_and, [mask.bits[name] for mask in masks]) for name in first.bits}
+    return Mask(bits, first.shapes, first.model_fingerprint, description)
+
+
+def dropped_like(mask: Mask, seed: int) -> Mask:
+    """Return a random mask that drops as many weights in every row as ``mask`` does."""
+    bits = {}
+    for name, (rows, columns) in mask.shapes.items():
+        counts = columns - torch.from_numpy(np.bitwise_count(mask.bits[name].numpy()).sum(1, dtype=np.int64))
+        most = int(counts.max())
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
+        drawn = torch.rand(rows, columns, generator=generator).topk(most, dim=1).indices
+        keep = torch.ones(rows, columns, dtype=torch.bool)
+        keep.scatter_(1, drawn, torch.arange(most)[None, :] >= counts[:, None])
+        bits[name] = pack_bits(keep)
+    return Mask(bits, mask.shapes, mask.model_fingerprint, {"method": "random", "seed": seed})
 
 
 def _ones(bits: Tensor) -> int:

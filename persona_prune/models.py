@@ -11,9 +11,10 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
+from persona_prune.devices import DType, pick_device, pick_dtype
 from persona_prune.validation import STRICT, Name, PositiveInt
 
 log = logging.getLogger(__name__)
@@ -32,17 +34,37 @@ log = logging.getLogger(__name__)
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
-DType = Literal["auto", "float32", "bfloat16", "float16"]
+Message = Mapping[str, str]
+"""One chat message: ``role`` and ``content``."""
+
+
+def no_context(_: str) -> Sequence[Message]:
+    """Return the messages that stand before a prompt by default: none."""
+    return ()
 
 
 @plain_dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model in evaluation mode with its tokenizer (chat template set) and fingerprint."""
+    """A causal language model in evaluation mode, and how it is spoken to.
+
+    Attributes:
+        name: as in ``model=<name>``.
+        model: the transformers model.
+        tokenizer: its tokenizer, chat template set.
+        fingerprint: identifies the dense weights (`fingerprint`).
+        before: prompt -> the chat messages that stand before it: none, unless a baseline speaks through the prompt.
+    """
 
     name: str
     model: Any
     tokenizer: Any
     fingerprint: str
+    before: Callable[[str], Sequence[Message]] = no_context
+
+    @property
+    def arithmetic(self) -> str:
+        """What results of the same weights still depend on: dtype and kind of device. Part of every cache key."""
+        return f"{self.model.dtype} on {self.model.device.type}"
 
 
 class ModelSpec(Protocol):
@@ -144,35 +166,6 @@ def cache_root() -> Path:
     """Return the directory for everything that can be made again: ``PERSONA_PRUNE_CACHE`` or the user's cache home."""
     configured = os.environ.get("PERSONA_PRUNE_CACHE")
     return Path(configured).expanduser() if configured else user_cache_path("persona_prune")
-
-
-def pick_device(device: str) -> torch.device:
-    """Return the named device; ``auto`` takes the accelerator if there is one.
-
-    Raises:
-        ValueError: the name is no device, or that device is not available here.
-    """
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ValueError(f"model.device={device} is not available here: {first_line}") from None
-    return chosen
-
-
-def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
-    """Return the named dtype; ``auto`` is bf16 where the hardware multiplies bf16 matrices, else float32."""
-    if dtype != "auto":
-        return getattr(torch, dtype)  # type: ignore[no-any-return]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
-        return torch.bfloat16
-    return torch.float32
 
 
 def maskable_linears(model: nn.Module) -> dict[str, nn.Linear]:

@@ -5,8 +5,10 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from persona_prune.validation import STRICT, Name
@@ -49,10 +51,75 @@ class Persona:
     pole: Pole
     flip: bool
 
+    @property
+    def spoken_for(self) -> bool:
+        """Whether the system prompt describes the persona as it is turned: a flipped embedded one has another name."""
+        return not self.flip or self.pairs is None
+
+    @property
+    def parts(self) -> "tuple[tuple[Persona, float], ...]":
+        """The personas this one is made of, with their shares: itself."""
+        return ((self, 1.0),)
+
     def orient(self, pairs: Iterable[Pair], *, embedded: bool) -> tuple[Pair, ...]:
         """Return ``pairs`` so that ``matching`` shows this persona."""
         swap = self.flip != (embedded and self.pole == "not_matching")
         return tuple(pair.flipped() if swap else pair for pair in pairs)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Mix:
+    """Several personas at once (``persona=mix persona.weights={extrovert: 0.7, thinker: 0.3}``).
+
+    A mask for a mix drops what the masks of its parts drop, each built with its share of the sparsity. Appendix F of
+    the paper joins 70% of one persona's largest parameters with 30% of another's; at the sparsities where the personas'
+    masks hardly differ in what they keep, that is one mask twice. What a persona *drops* is what sets it apart, so the
+    shares are of the drops.
+
+    Attributes:
+        name: the mix's name.
+        description: one sentence for reports.
+        weights: name of a persona -> its share; divided by their sum.
+        personas: the personas of those names, in the same order.
+        flip: every part towards its opposite.
+    """
+
+    name: Name
+    description: str
+    weights: Annotated[dict[Name, Annotated[float, Field(gt=0.0)]], Field(min_length=1)]
+    personas: list[Persona]
+    flip: bool
+
+    @property
+    def parts(self) -> tuple[tuple[Persona, float], ...]:
+        """The personas with their shares, which add up to 1."""
+        total = sum(self.weights.values())
+        turned = [replace(p, flip=p.flip != self.flip) for p in self.personas]
+        return tuple((p, weight / total) for p, weight in zip(turned, self.weights.values(), strict=True))
+
+    @property
+    def opposite(self) -> None:
+        """A mix has no named opposite."""
+        return None
+
+    @property
+    def system_prompt(self) -> str:
+        """The system prompts of all parts, one after the other."""
+        return " ".join(p.system_prompt for p in self.personas if p.system_prompt)
+
+    @property
+    def spoken_for(self) -> bool:
+        """Whether the system prompt describes the persona as it is turned."""
+        return not self.flip
+
+    @property
+    def pairs(self) -> None:
+        """A mix has no pairs of its own."""
+        return None
+
+    def orient(self, pairs: Iterable[Pair], *, embedded: bool) -> tuple[Pair, ...]:
+        """Raise ValueError: a file's pairs show one persona."""
+        raise ValueError(f"persona {self.name} takes the embedded pairs of its parts: a pair file can't be divided")
 
 
 def normalise(prompt: str) -> str:

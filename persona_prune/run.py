@@ -8,8 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from persona_prune.command_line import check_command_line, config_directory
-from persona_prune.config import ConfigError, build
+from persona_prune.command_line import check_command_line
+from persona_prune.config import ConfigError, build, config_directory
 from persona_prune.experiment import run_experiment
 
 _failed: list[str] = []
@@ -19,8 +19,9 @@ _failed: list[str] = []
 def _job(cfg: DictConfig) -> float | None:
     """Run one job; a failed one is recorded, so that the others of a sweep still run."""
     hydra_config = HydraConfig.get()
-    plan = build(cfg, sweep=hydra_config.mode == RunMode.MULTIRUN)
-    outcome = run_experiment(plan, list(hydra_config.overrides.task))
+    sweep = hydra_config.mode == RunMode.MULTIRUN
+    plan = build(cfg, sweep=sweep)
+    outcome = run_experiment(plan, list(hydra_config.overrides.task), skip_done=sweep)
     if outcome.error is not None:
         _failed.append(f"{plan.directory}: {outcome.error}")
     return outcome.objective

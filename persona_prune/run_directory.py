@@ -31,11 +31,12 @@ class RunDirectory:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage and log its seconds and the peak memory so far."""
+        """Time a stage, which may come several times, and log its seconds and the peak memory so far."""
         started = time.perf_counter()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-        log.info("%-10s %6.1f s   peak memory %.0f MB", name, self.seconds[name], peak_memory_mb())
+        seconds = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        log.info("%-10s %6.1f s   peak memory %.0f MB", name, seconds, peak_memory_mb())
 
     def progress(self, label: str, total: int) -> Callable[[int], object]:
         """Start a progress bar with a rate; it is drawn on a terminal only and disappears when complete."""
@@ -96,6 +97,18 @@ def open_run_directory(
         run.status("done", config_hash)
         if repeated is not None:
             shutil.rmtree(repeated)
+
+
+def finished(path: Path, config_hash: str) -> dict[str, float] | None:
+    """Return the metrics of the run of this configuration that finished in ``path``; None if none did."""
+    try:
+        status = json.loads((path / "status.json").read_text())
+        if status["status"] != "done" or status["config_hash"] != config_hash:
+            return None
+        metrics: dict[str, float] = json.loads((path / "metrics.json").read_text())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return metrics
 
 
 def one_line(error: BaseException) -> str:

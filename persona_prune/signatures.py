@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from persona_prune.likelihood import Batch, Row, batches, common_prefix, forward, pack
+from persona_prune.likelihood import Batch, Prefix, Row, batches, forward, pack, split_prefix
 from persona_prune.models import cache_root
 from persona_prune.validation import Positions
 
@@ -164,9 +164,10 @@ def collect(
             accumulator.add(flat.index_select(0, index).float(), sequence, lengths)
 
     tokens = [0 for _ in poles]
-    prefix = common_prefix(model, rows) if positions == "response" else None
-    if prefix:
-        rows = [Row(row.prompt[prefix.length :], row.branches) for row in rows]
+    shared: tuple[int, ...] = ()
+    if positions == "response":
+        shared, rows = split_prefix(model, rows)
+    prefix = Prefix(model, shared) if shared else None
     with input_hooks(leaders, observe):
         for indices in batches(rows, batch_size):
             batch = pack([rows[i] for i in indices], pad_id, model.device)

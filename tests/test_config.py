@@ -34,6 +34,7 @@ def test_every_yaml_composes_and_builds(group, option, in_tmp, pair_file):
     extra = {
         ("calibration", "pairs"): [f"calibration.path={pair_file}"],
         ("method", "saved"): [f"method.path={in_tmp / 'saved.safetensors'}"],
+        ("persona", "mix"): ["persona.weights={extrovert: 0.7, introvert: 0.3}"],
         ("persona", "custom"): ["calibration=pairs", f"calibration.path={pair_file}", "evaluator=capability"],
     }.get((group, option), [])
     check_command_line([f"{group}={option}", *extra])
@@ -44,6 +45,9 @@ def test_every_yaml_opens_with_how_to_use_it(path):
     first, second = path.read_text().splitlines()[:2]
     how = "python -m persona_prune.run"
     assert how in first or how in second or path.stem.startswith("_")
+
+
+MIX = ["persona=mix", "persona.weights={extrovert: 0.7, introvert: 0.3}"]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +77,21 @@ def test_every_yaml_opens_with_how_to_use_it(path):
         (["method.overrides=[mlpp:0.3]"], "'mlpp:0.3' is no override; write mlp:0.3"),
         (["method=saved", "method.path=absent"], "method: no persona file at absent"),
         (["evaluator=[]"], "evaluator: name at least one"),
+        (["controls=[randm]"], "controls: no 'randm'; did you mean random?"),
+        (["controls=random"], "controls=random: must be a list"),
+        (["control_seeds=0"], "control_seeds=0: must be a whole number of at least 1"),
+        (["with_prompt=1"], "with_prompt=1: must be true or false"),
+        (["persona=mix"], "persona.weights: no value"),
+        (["persona=mix", "persona.weights={extravert: 1}"], "persona.weights.extravert: no such persona; did you mean"),
+        (["persona=mix", "persona.weights={extrovert: -1}"], "persona.weights.extrovert=-1: must be greater than 0"),
+        (["evaluator.choice.split=test"], "split takes a part of a file"),
+        (["method=prompt", "persona.system_prompt=null"], "method: persona extrovert has no system prompt"),
+        (["method=prompt", "persona.flip=true"], "is flipped, but its system prompt is not: use persona=introvert"),
+        (["method=lora", *MIX], "persona mix is a mix: its shares are of a mask's drops"),
+        (["persona=mix", "persona.weights={}"], "persona.weights"),
+        ([*MIX, "calibration=pairs", "calibration.path=absent"], "persona=mix: calibrates on the embedded pairs"),
+        (["method=steering", "method.depths=[]"], "method: name at least one depth"),
+        (["method=contrastive_taylor", "method.max_perplexity_ratio=0.9"], "must be greater than or equal to 1"),
         (["persona=custom"], "persona custom has no embedded test pairs"),
         (["model.device=abacus"], "model: model.device=abacus is not available"),
         (["method.sparsity=["], "no viable alternative"),
@@ -112,7 +131,7 @@ def plan(*overrides: str, sweep: bool = False):
 
 def test_run_directory(in_tmp):
     one, other = plan(), plan("calibration.limit=3")
-    assert one.name == other.name == "smollm2_135m-extrovert-contrastive_wanda-0.2-seed42"
+    assert one.name == other.name == "smollm2_135m-extrovert-contrastive_taylor-0.02-seed42"
     assert one.directory != other.directory
     assert one.directory.parent == other.directory.parent
     assert plan("tracker=none").directory == one.directory
@@ -121,9 +140,27 @@ def test_run_directory(in_tmp):
     assert "flipped" in plan("persona.flip=true").name
 
 
+def test_a_changed_file_is_another_run(in_tmp, pair_file):
+    files = ["calibration=pairs", f"calibration.path={pair_file}"]
+    before = plan(*files).config_hash
+    assert plan(*files).config_hash == before
+    pair_file.write_text(pair_file.read_text().replace("Dancing.", "Dancing, all of it."))
+    assert plan(*files).config_hash != before
+
+
+def test_a_part_of_a_mix_has_its_share_of_everything(in_tmp):
+    overrides = "method.overrides=[mlp:0.4,layers.0-3:0.1]"
+    part = plan("method=wanda", "method.sparsity=0.2", overrides).method.shared(0.25)
+    assert part.sparsity == 0.05
+    assert part.sparsity_of("layers.9.mlp.up_proj") == 0.1
+    assert part.sparsity_of("layers.2.mlp.up_proj") == 0.025
+    taylor = plan("method.max_perplexity_ratio=1.04", "method.max_neutral_drift=0.1").method.shared(0.25)
+    assert (taylor.max_perplexity_ratio, taylor.max_neutral_drift) == (1.01, 0.025)
+
+
 def test_opposites_mirror_each_other(in_tmp):
     names = {path.stem for path in (CONF / "persona").glob("*.yaml")}
-    for name in names - {"custom"}:
+    for name in names - {"custom", "mix"}:
         persona = plan(f"persona={name}").persona
         assert persona.name == name
         mirror = plan(f"persona={persona.opposite}").persona

@@ -1,6 +1,6 @@
 import pytest
 
-from persona_prune.data import embedded_pairs, read_pairs, without_leaks
+from persona_prune.data import embedded_pairs, hold_out, part_of, read_pairs, split_of, without_leaks
 from persona_prune.personas import Pair, content_hash, normalise
 
 GOOD = '{"prompt": "a", "matching": "b", "not_matching": "c"}\n'
@@ -102,3 +102,27 @@ def test_content_hash_ignores_order_only():
     a, b = Pair("a", "b", "c"), Pair("d", "e", "f")
     assert content_hash([a, b]) == content_hash([b, a])
     assert content_hash([a, b]) != content_hash([a.flipped(), b])
+
+
+def test_splits_are_stable_disjoint_and_of_the_sizes_they_promise():
+    prompts = [f"Question number {i}?" for i in range(2000)]
+    pairs = [Pair(prompt, "a", "b") for prompt in prompts]
+    parts = {name: part_of(pairs, name, "f") for name in ("calibration", "validation", "test")}
+    assert sum(len(part) for part in parts.values()) == 2000
+    assert [round(len(part) / 2000, 1) for part in parts.values()] in ([0.5, 0.1, 0.4], [0.5, 0.2, 0.3])
+    assert {p.prompt for p in parts["test"]} == {p.prompt for p in part_of(pairs[::-1], "test", "f")}
+    # What a reader would call the same prompt is in the same part, and there only once.
+    assert split_of("What NOW?!") == split_of("  what now ")
+    assert len(part_of([Pair("What now?", "a", "b"), Pair("what NOW", "c", "d")], split_of("what now"), "f")) == 1
+    assert part_of(pairs, None, "f") == tuple(pairs)
+    with pytest.raises(ValueError, match=r"f\.jsonl: none of its 1 pairs falls into"):
+        part_of(pairs[:1], "test" if split_of(prompts[0]) != "test" else "validation", "f.jsonl")
+
+
+def test_a_fifth_is_held_out_whatever_the_order():
+    pairs = [Pair(f"Question number {i}?", "a", "b") for i in range(50)]
+    fit, held = hold_out(pairs)
+    assert (len(fit), len(held)) == (40, 10)
+    assert {p.prompt for p in held} == {p.prompt for p in hold_out(pairs[::-1])[1]}
+    with pytest.raises(ValueError, match="too few"):
+        hold_out(pairs[:1])

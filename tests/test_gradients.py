@@ -1,8 +1,20 @@
+import math
+
 import pytest
 import torch
 
-from persona_prune.gradients import add_gradient, log_probability, margin, output_fisher, weight_gradients
-from persona_prune.likelihood import Row, pair_rows
+from persona_prune.gradients import (
+    Damage,
+    Sketch,
+    add_gradient,
+    generic_damage,
+    gradient_sketches,
+    likelihood_kept,
+    logistic_margin,
+    margin,
+    weight_gradients,
+)
+from persona_prune.likelihood import Answer, Row, pair_rows
 from persona_prune.models import maskable_linears
 
 
@@ -12,13 +24,17 @@ def plain_log_prob(model, prompt, answer):
     return torch.stack([log_probs[len(prompt) - 1 + i, token] for i, token in enumerate(answer)]).mean()
 
 
+def likelihood(_, answers):
+    return torch.stack([only.log_probs.mean() for (only,) in answers]).sum()
+
+
 def test_equals_autograd_on_single_sequences(tiny, pairs):
     rows = pair_rows(tiny.tokenizer, pairs, 512)
     neutral = [Row(row.prompt, row.branches[:1]) for row in rows[:2]]
     linears = maskable_linears(tiny.model)
     with weight_gradients(linears) as found:
         add_gradient(tiny.model, rows, margin, weight=1.0, pad_id=0, batch_size=2)
-        add_gradient(tiny.model, neutral, log_probability, weight=0.5, pad_id=0, batch_size=2)
+        add_gradient(tiny.model, neutral, likelihood, weight=0.5, pad_id=0, batch_size=2)
     weights = [module.weight.requires_grad_(True) for module in linears.values()]
     value = sum(
         plain_log_prob(tiny.model, r.prompt, r.branches[0]) - plain_log_prob(tiny.model, r.prompt, r.branches[1])
@@ -53,22 +69,78 @@ def test_the_model_is_left_as_it_was_also_after_an_error(tiny, pairs):
         assert not module.weight._post_accumulate_grad_hooks
 
 
-def test_output_fisher_equals_autograd_of_the_sampled_answers(tiny, monkeypatch):
+def test_damage_equals_autograd_of_the_sampled_answers(tiny, monkeypatch):
     """With sampling replaced by the likeliest token, delta can be had from autograd on one sequence at a time."""
     monkeypatch.setattr(torch, "multinomial", lambda p, n, generator: p.argmax(-1, keepdim=True))
-    rows = [Row((5, 6, 7), ((8, 9),)), Row((10, 11), ((12, 13, 14),))]
+    rows = [Row((5, 6, 7), ((8, 9),)), Row((10, 11), ((12, 13, 14, 15, 16),))]
     linears = maskable_linears(tiny.model)
-    found = output_fisher(tiny.model, linears, rows, pad_id=0, batch_size=2, seed=0)
+    found = generic_damage(tiny.model, linears, rows, pad_id=0, batch_size=2, seed=0)
     name = "model.layers.0.mlp.up_proj"
-    total, tokens = torch.zeros(160), 0
+    inputs, outputs, tokens = torch.zeros(64), torch.zeros(160), 0
     for row in rows:
         kept = []
-        handle = linears[name].register_forward_hook(lambda _m, _i, out, kept=kept: kept.append(out.requires_grad_()))
+
+        def keep(_module, read, out, kept=kept):
+            kept.extend([read[0], out.requires_grad_()])
+
+        handle = linears[name].register_forward_hook(keep)
         sequence = torch.tensor([[*row.prompt, *row.branches[0]]])
         logits = tiny.model(input_ids=sequence).logits[0].log_softmax(-1)
         handle.remove()
         at = logits[len(row.prompt) - 1 : len(row.prompt) - 1 + len(row.branches[0])]
-        (delta,) = torch.autograd.grad(at.max(-1).values.sum(), kept)
-        total += delta[0].square().sum(0)
+        (delta,) = torch.autograd.grad(at.max(-1).values.sum(), kept[1])
+        inputs += kept[0][0].detach().square().sum(0)
+        outputs += delta[0].square().sum(0)
         tokens += sequence.shape[1]
-    torch.testing.assert_close(found[name], total / tokens, atol=1e-7, rtol=1e-4)
+    assert isinstance(found[name], Damage)
+    torch.testing.assert_close(found[name].inputs, inputs / tokens, atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(found[name].outputs, outputs / tokens, atol=1e-7, rtol=1e-4)
+
+
+def test_logistic_margin_by_hand():
+    first, second = Answer(torch.tensor([-1.0, -3.0]), torch.ones(2)), Answer(torch.tensor([-5.0]), torch.ones(1))
+    # Per token -2 against -5, in sum -4 against -5.
+    expected = -math.log(1 + math.exp(-3)) - math.log(1 + math.exp(-1 / 8))
+    assert logistic_margin([0], [[first, second]]).item() == pytest.approx(expected)
+
+
+def test_likelihood_kept_pulls_harder_the_more_is_lost():
+    dense = [torch.full((4,), -1.0)]
+
+    def slope(now):
+        log_probs = torch.full((4,), now, requires_grad=True)
+        value = likelihood_kept(dense)([0], [[Answer(log_probs, torch.ones(4))]])
+        (gradient,) = torch.autograd.grad(value, log_probs)
+        return gradient.sum().item()
+
+    better, same, worse, lost = slope(-0.5), slope(-1.0), slope(-1.2), slope(-2.0)
+    assert same == pytest.approx(1.3)  # the mean, and 0.3 times that of the first two tokens
+    assert better < 0.05 < same < worse < lost
+
+
+def test_a_sketch_of_a_matrix_of_low_rank_is_exact():
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(40, 30)
+    sketch = Sketch(linear, 3, torch.Generator().manual_seed(1))
+    gradient = torch.zeros(30, 40)
+    deltas, inputs = torch.randn(3, 30, generator=generator), torch.randn(3, 40, generator=generator)
+    for _ in range(4):
+        mix = torch.randn(50, 3, generator=generator)
+        delta, x = mix @ deltas, torch.randn(50, 3, generator=generator) @ inputs
+        sketch.add(delta, x)
+        gradient += delta.T @ x
+    torch.testing.assert_close(sketch.low_rank().dense(), gradient, atol=1e-2, rtol=1e-3)
+
+
+def test_sketches_are_near_the_best_approximation_of_the_gradient(tiny, pairs):
+    rows = pair_rows(tiny.tokenizer, pairs, 512)
+    linears = maskable_linears(tiny.model)
+    with weight_gradients(linears) as full:
+        add_gradient(tiny.model, rows, margin, weight=1.0, pad_id=0, batch_size=2)
+    with gradient_sketches(tiny.model, linears, rank=4, seed=0) as sketches:
+        add_gradient(tiny.model, rows, margin, weight=1.0, pad_id=0, batch_size=2)
+    assert all(not module.weight.requires_grad for module in linears.values())
+    for name, gradient in full.items():
+        best = torch.linalg.svdvals(gradient)[4:].square().sum().sqrt()
+        error = (sketches[name].low_rank().dense() - gradient).norm()
+        assert error <= 2 * best + 1e-6 * gradient.norm()

@@ -7,11 +7,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "persona_prune"
 ORDER = [
-    ["validation"],
+    ["validation", "devices"],
     ["personas", "data"],
     ["models"],
     ["likelihood", "generation"],
-    ["signatures"],
+    ["signatures", "neutral"],
     ["masks"],
     ["apply"],
     ["gradients"],
@@ -21,6 +21,7 @@ ORDER = [
     ["report", "tracking"],
     ["config"],
     ["run_directory", "command_line"],
+    ["gradient_building"],
     ["mask_building"],
     ["experiment"],
     ["run"],

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona_prune.masks import Mask, difference, jaccard, load_mask, pack_bits, row_top_k
+from persona_prune.masks import Mask, difference, drop_all_of, dropped_like, jaccard, load_mask, pack_bits, row_top_k
+from persona_prune.methods.magnitude import magnitude_like
 from tests.reference import oracles
 
 
@@ -84,3 +85,41 @@ def test_damaged_files_are_refused(tmp_path, damage):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no persona file"):
         load_mask(tmp_path / "none")
+
+
+@pytest.fixture
+def uneven() -> Mask:
+    """Rows that drop 0, 3 and 11 of 11 weights."""
+    keep = torch.ones(3, 11, dtype=torch.bool)
+    keep[1, [0, 4, 10]] = False
+    keep[2] = False
+    return Mask({"a": pack_bits(keep)}, {"a": (3, 11)}, "f", {})
+
+
+def test_random_masks_drop_as_many_in_every_row(uneven):
+    one, same, other = (dropped_like(uneven, seed).keep("a") for seed in (1, 1, 2))
+    assert (~one).sum(1).tolist() == [0, 3, 11]
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_random_masks_favour_no_column(uneven):
+    dropped = sum((~dropped_like(uneven, seed).keep("a"))[1].float() for seed in range(600))
+    # 600 draws of 3 from 11: 163.6 expected for each, standard deviation 10.9.
+    assert ((dropped - 600 * 3 / 11).abs() < 5 * 10.9).all()
+
+
+def test_the_magnitude_control_drops_the_smallest_of_every_row(uneven):
+    linear = torch.nn.Linear(11, 3, bias=False)
+    linear.weight.data = torch.tensor([[(-1.0) ** j * (11 - j) for j in range(11)]] * 3)
+    dropped = ~magnitude_like(uneven, {"a": linear}).keep("a")
+    assert dropped.sum(1).tolist() == [0, 3, 11]
+    assert dropped[1].nonzero()[:, 0].tolist() == [8, 9, 10]
+
+
+def test_a_mix_drops_what_any_part_drops(uneven):
+    other = Mask({"a": pack_bits(torch.eye(3, 11) == 0)}, {"a": (3, 11)}, "f", {})
+    mixed = drop_all_of([uneven, other], {"method": "mix"}).keep("a")
+    assert torch.equal(mixed, uneven.keep("a") & other.keep("a"))
+    with pytest.raises(ValueError, match="different shape"):
+        drop_all_of([uneven, Mask({"b": uneven.bits["a"]}, {"b": (3, 11)}, "f", {})], {})

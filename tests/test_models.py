@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from persona_prune.models import fingerprint, maskable_linears, pick_device, pick_dtype
+from persona_prune.devices import pick_device, pick_dtype
+from persona_prune.models import fingerprint, maskable_linears
 
 
 def test_embeddings_and_head_are_left_out_by_identity(tiny):

@@ -18,6 +18,8 @@ FAST = [
     "evaluator.choice.limit=4",
     "calibration.limit=4",
     "evaluator.capability.max_text_tokens=64",
+    "method=contrastive_wanda",
+    "control_seeds=2",
 ]
 
 
@@ -54,6 +56,8 @@ def test_a_sweep_leaves_complete_runs(sweep):
         expected |= {f"dense/{key}" for key in expected} | {f"{key}_low" for key in expected}
         expected |= {f"capability/{m}" for m in ("perplexity", "perplexity_ratio", "neutral_drift")}
         expected |= {"mask/sparsity", "mask/bytes", "memory/peak_mb", "choice/accuracy_p"}
+        for control in ("random", "generic", "opposite"):
+            expected |= {f"{control}/choice/margin", f"choice/margin_vs_{control}", f"choice/margin_vs_{control}_p"}
         expected |= {f"time/{stage}_s" for stage in ("load", "signature", "mask", "evaluate", "total")}
         assert expected <= set(metrics)
         config = yaml.safe_load((directory / ".hydra" / "config.yaml").read_text())
@@ -64,6 +68,10 @@ def test_a_sweep_leaves_complete_runs(sweep):
         assert len(samples) == 4
         mean = sum(sample["values"]["margin"] for sample in samples) / 4
         assert metrics["choice/margin"] == pytest.approx(mean)
+        others = [sum(s[f"{arm}_values"]["margin"] for s in samples) / 4 for arm in ("dense", "opposite", "random")]
+        assert metrics["dense/choice/margin"] == pytest.approx(others[0])
+        assert metrics["choice/margin_vs_opposite"] == pytest.approx(mean - others[1])
+        assert metrics["random/choice/margin"] == pytest.approx(others[2])
         assert "<svg" in (directory / "report.html").read_text()
         assert "INFO" in (directory / "run.log").read_text()
         assert not list(directory.rglob("*.partial"))
@@ -87,6 +95,19 @@ def test_opposite_poles_mirror_the_dense_model(sweep):
         metrics = json.loads((directory / "metrics.json").read_text())
         dense.setdefault("introvert" in directory.name, metrics["dense/choice/margin"])
     assert dense[True] == pytest.approx(-dense[False], abs=1e-5)
+
+
+def test_the_opposites_mask_is_what_the_opposite_persona_applies(sweep):
+    """On the same items, turned round: introvert's control `opposite` is extrovert's own mask."""
+    found = {}
+    for directory in runs(sweep):
+        config = yaml.safe_load((directory / ".hydra" / "config.yaml").read_text())
+        metrics = json.loads((directory / "metrics.json").read_text())
+        found[config["persona"]["name"], config["method"]["sparsity"]] = metrics
+    for sparsity in (0.1, 0.3):
+        own, other = found["extrovert", sparsity], found["introvert", sparsity]
+        assert own["choice/margin"] == pytest.approx(-other["opposite/choice/margin"], abs=1e-5)
+        assert own["generic/choice/margin"] == pytest.approx(-other["generic/choice/margin"], abs=1e-5)
 
 
 def test_running_twice_gives_the_same_figures_and_nothing_is_lost(tmp_path, cache):
@@ -151,17 +172,77 @@ def test_a_failing_run_says_so_in_one_line(tmp_path, cache):
 
 
 def test_contrastive_taylor_moves_the_pairs_it_was_calibrated_on(tmp_path, cache, pairs, pair_file):
-    """On the very pairs it saw, the margin must rise, and fall for the flipped persona."""
-    taylor = ["method=contrastive_taylor", "method.neutral_prompts=4", "method.generic_tokens=300", "method.rounds=2"]
-    common = ["model=tiny_random", "tracker=none", "evaluator=choice", *taylor]
+    """On the very pairs it saw, the margin must rise, and fall for the flipped persona; controls are its masks."""
+    settings = {"neutral_prompts": 4, "neutral_per_round": 2, "generic_tokens": 300, "rounds": 2}
+    taylor = ["method=contrastive_taylor", *(f"method.{key}={value}" for key, value in settings.items())]
+    common = ["model=tiny_random", "tracker=none", "evaluator=choice", "controls=[opposite,generic]", *taylor]
     half = tmp_path / "half.jsonl"
     rows = [json.loads(line) for line in pair_file.read_text().splitlines()]
     # Other prompts, the same answers: the leakage check compares prompts.
     half.write_text("".join(json.dumps(row | {"prompt": row["prompt"] + " Well?"}) + "\n" for row in rows))
     files = ["calibration=pairs", f"calibration.path={half}", f"evaluator.choice.path={pair_file}"]
+    found = []
     for flip in ("false", "true"):
         done = run(*common, *files, f"persona.flip={flip}", f"output_dir=flip-{flip}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         metrics = json.loads((tmp_path / f"flip-{flip}" / "metrics.json").read_text())
         assert metrics["choice/margin"] > metrics["dense/choice/margin"] + 0.05
+        assert metrics["choice/margin"] > metrics["opposite/choice/margin"]
         assert 0 < metrics["mask/sparsity"] <= 0.02
+        assert metrics["mask/bytes"] == (tmp_path / f"flip-{flip}" / "persona.safetensors").stat().st_size
+        found.append((metrics, done.stderr))
+    assert found[0][0]["choice/margin"] == pytest.approx(-found[1][0]["opposite/choice/margin"], abs=1e-5)
+    assert "mask from the cache" in found[1][1]
+    saved = [
+        "method=saved",
+        f"method.path={tmp_path / 'flip-true' / 'persona.safetensors'}",
+        "controls=[random,generic]",
+    ]
+    done = run(
+        "model=tiny_random", "tracker=none", *files, *saved, "evaluator=choice", "persona.flip=true", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not bit for bit" not in done.stderr
+    assert "control generic: a saved mask can't be built again" in done.stderr
+    (again,) = [json.loads(path.read_text()) for path in (tmp_path / "outputs").rglob("metrics.json")]
+    assert again["choice/margin"] == found[1][0]["choice/margin"]
+    assert "random/choice/margin" in again
+
+
+def test_a_mix_is_measured_part_by_part_and_a_prompt_on_top(tmp_path, cache):
+    mixed = ["persona=mix", "persona.weights={extrovert: 0.75, introvert: 0.25}", "with_prompt=true", "controls=[]"]
+    done = run(*FAST, *mixed, "evaluator.choice.limit=null", "tracker=none", "output_dir=mix", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "mix" / "metrics.json").read_text())
+    assert metrics["choice/margin"] == pytest.approx(
+        (metrics["choice/margin_extrovert"] + metrics["choice/margin_introvert"]) / 2
+    )
+    assert metrics["choice/margin_extrovert"] == pytest.approx(-metrics["choice/margin_introvert"], abs=1e-5)
+    assert 0.15 < metrics["mask/sparsity"] <= 0.2
+    assert metrics["with_prompt/choice/margin"] != metrics["choice/margin"]
+    assert "with_prompt/choice/margin_vs_mask_p" in metrics
+
+
+def test_baselines_run_by_the_same_protocol_and_a_sweep_goes_on_where_it_was(tmp_path, cache):
+    fast = [argument for argument in FAST if not argument.startswith("method")]
+    common = [*fast, "calibration.limit=8", "tracker=none", "output_dir=runs"]
+    done = run("--multirun", "method=prompt,steering", *common, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run("--multirun", "method=prompt,rag,steering,lora", *common, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("done already, skipped") == 2
+    assert "Warning" not in done.stderr
+    found = {}
+    for path in (tmp_path / "runs").rglob("metrics.json"):
+        metrics = json.loads(path.read_text())
+        found[yaml.safe_load((path.parent / ".hydra" / "config.yaml").read_text())["method"]["name"]] = metrics
+        assert {"choice/margin_delta", "choice/accuracy_p", "capability/perplexity_ratio"} <= set(metrics)
+        assert metrics["mask/sparsity"] == 0
+        assert metrics["mask/bytes"] > 0
+        assert not (path.parent / "persona.safetensors").exists()
+        assert not any(key.startswith("random/") for key in metrics)
+    assert found.keys() == {"prompt", "rag", "steering", "lora"}
+    # What speaks through the prompt leaves plain text alone; what changes the model doesn't.
+    assert found["prompt"]["capability/perplexity_ratio"] == found["rag"]["capability/perplexity_ratio"] == 1.0
+    assert found["steering"]["capability/perplexity_ratio"] != 1.0
+    assert len({metrics["choice/margin"] for metrics in found.values()}) == 4

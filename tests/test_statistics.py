@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from persona_prune.evaluators.base import EvalResult
-from persona_prune.statistics import bootstrap_interval, compare, mcnemar, sign_flip, summarise
+from persona_prune.statistics import average, bootstrap_interval, compare, mcnemar, sign_flip, summarise
 
 
 def result(values, metric="m"):
@@ -39,7 +39,12 @@ def test_means_skip_items_the_metric_does_not_apply_to():
 
 def test_compare_pairs_items_by_id():
     ours, theirs = result([1.0, 1.0, 0.0, None]), result([0.0, 1.0, 0.0, 1.0])
-    figures = compare(ours, theirs, ["m", "absent"])
-    assert figures["m_delta"] == pytest.approx(1 / 3)
-    assert figures["m_p"] == 1.0
-    assert "absent_delta" not in figures
+    found = compare(ours, theirs)
+    assert found["m"].delta == pytest.approx(1 / 3)
+    assert found["m"].p == 1.0
+    assert compare(ours, EvalResult([])) == {}
+
+
+def test_seeds_are_averaged_item_by_item():
+    mean = average([result([1.0, None, 0.0]), result([0.0, None, 0.0])])
+    assert [sample["values"]["m"] for sample in mean.samples] == [0.5, None, 0.0]

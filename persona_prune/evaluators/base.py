@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from persona_prune.models import LoadedModel
-from persona_prune.personas import Persona
+from persona_prune.personas import Mix, Persona
 
 Progress = Callable[[str, int], Callable[[int], object]]
 """``progress(label, total)`` starts a bar and returns its ``advance(n)``."""
@@ -36,16 +36,24 @@ class EvalResult:
 
 
 class Evaluator(Protocol):
-    """What a YAML in ``conf/evaluator`` builds."""
+    """What a YAML in ``conf/evaluator`` builds.
 
-    def check(self, persona: Persona) -> None:
+    ``measures_alignment``: whether it asks for the persona, so that control masks are measured by it too.
+    """
+
+    measures_alignment: ClassVar[bool]
+
+    def check(self, persona: Persona | Mix) -> None:
         """Raise ValueError or OSError if the items cannot be read; called before any weights load."""
 
-    def prompts(self, persona: Persona) -> set[str]:
+    def prompts(self, persona: Persona | Mix) -> set[str]:
         """Return the normalised prompts that are evaluated for ``persona``, for the leakage check."""
 
+    def identity(self, persona: Persona | Mix) -> object:
+        """Return JSON values that change whenever the result on the same model would: settings and items."""
+
     def evaluate(
-        self, loaded: LoadedModel, persona: Persona, dense: EvalResult | None, progress: Progress
+        self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Evaluate the model as it stands.
 

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from persona_prune.evaluators.base import EvalResult, Progress
 from persona_prune.generation import greedy_answers
 from persona_prune.likelihood import Row, chat_prompt, score, text_rows
 from persona_prune.models import LoadedModel
-from persona_prune.personas import Persona, normalise
+from persona_prune.personas import Mix, Persona, normalise
 from persona_prune.validation import STRICT, PositiveInt
 
 _FIRST_WORD_TOKENS = 6
@@ -39,6 +39,8 @@ class Capability:
         batch_size: prompts per batch.
     """
 
+    measures_alignment: ClassVar[bool] = False
+
     text_path: str | None
     window: PositiveInt
     max_text_tokens: PositiveInt
@@ -50,17 +52,22 @@ class Capability:
         if self.window < 2:
             raise ValueError(f"window must be at least 2 tokens, got {self.window}")
 
-    def check(self, persona: Persona) -> None:
+    def check(self, persona: Persona | Mix) -> None:
         """Raise ValueError or OSError if the text or the prompts cannot be read."""
         self._text()
         self._neutral_prompts()
 
-    def prompts(self, persona: Persona) -> set[str]:
+    def prompts(self, persona: Persona | Mix) -> set[str]:
         """Return the normalised neutral prompts."""
         return {normalise(prompt) for prompt in self._neutral_prompts()}
 
+    def identity(self, persona: Persona | Mix) -> object:
+        """Return settings, text and prompts; the persona does not matter."""
+        settings = [self.window, self.max_text_tokens, self.answer_tokens, self.batch_size]
+        return [settings, self._text(), self._neutral_prompts()]
+
     def evaluate(
-        self, loaded: LoadedModel, persona: Persona, dense: EvalResult | None, progress: Progress
+        self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Measure the model; with ``dense``, also its ratio and drift against the dense model."""
         windows = self._windows(loaded, progress)
@@ -107,9 +114,8 @@ class Capability:
         """Return one sample a prompt; for the dense model its answers, for a masked one the drift on those answers."""
         tokenizer = loaded.tokenizer
         prompts = self._neutral_prompts()
-        encoded = [
-            tuple(tokenizer(chat_prompt(tokenizer, prompt), add_special_tokens=False).input_ids) for prompt in prompts
-        ]
+        rendered = [chat_prompt(tokenizer, prompt, loaded.before(prompt)) for prompt in prompts]
+        encoded = [tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in rendered]
         length = self.answer_tokens if dense_answers is None else min(_FIRST_WORD_TOKENS, self.answer_tokens)
         # One token a step: four times the rows cost little more.
         generated = greedy_answers(

@@ -1,17 +1,18 @@
 """Two-way choice: is the persona's answer likelier than the opposite's?"""
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from persona_prune.data import embedded_pairs, read_pairs
+from persona_prune.data import Split, embedded_pairs, part_of, read_pairs
 from persona_prune.evaluators.base import EvalResult, Progress
 from persona_prune.likelihood import answer_lead, chat_prompt, encode_answer
 from persona_prune.models import LoadedModel
-from persona_prune.personas import Pair, Persona, normalise
+from persona_prune.personas import Mix, Pair, Persona, normalise
 from persona_prune.validation import STRICT, PositiveInt
 
+_BY_PART = ("accuracy", "accuracy_norm", "margin")
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
@@ -22,28 +23,40 @@ class Choice:
     Metrics by item: ``accuracy`` (summed log-probability), ``accuracy_norm`` (per token), ``accuracy_content`` (per
     token, only where neither answer begins with yes or no), ``margin`` (per-token log-probability of matching minus not
     matching, nats), ``yes_rate`` (where one answer begins with yes and the other with no: is yes the likelier one per
-    token?). A tie counts half.
+    token?). A tie counts half. For a mix of personas also ``accuracy_<persona>`` and so on, over the items of each.
 
     Attributes:
         path: a pair file (JSONL or CSV), or null for the persona's embedded test pairs.
-        limit: use the first so many pairs; null for all.
+        split: take that part of the file only (`data.split_of`); null for all.
+        limit: use the first so many pairs (of every part of a mix); null for all.
         batch_size: prompts per batch.
     """
 
+    measures_alignment: ClassVar[bool] = True
+
     path: str | None
+    split: Split | None
     limit: PositiveInt | None
     batch_size: PositiveInt
 
-    def check(self, persona: Persona) -> None:
+    def __post_init__(self) -> None:
+        if self.split is not None and self.path is None:
+            raise ValueError("split takes a part of a file: give evaluator.choice.path, or leave it null")
+
+    def check(self, persona: Persona | Mix) -> None:
         """Raise ValueError or OSError if the pairs cannot be read."""
         self._pairs(persona)
 
-    def prompts(self, persona: Persona) -> set[str]:
+    def prompts(self, persona: Persona | Mix) -> set[str]:
         """Return the normalised prompts of the test pairs."""
-        return {normalise(pair.prompt) for pair in self._pairs(persona)}
+        return {normalise(pair.prompt) for _, pair in self._pairs(persona)}
+
+    def identity(self, persona: Persona | Mix) -> object:
+        """Return batch size and pairs."""
+        return [self.batch_size, [[who, p.prompt, p.matching, p.not_matching] for who, p in self._pairs(persona)]]
 
     def evaluate(
-        self, loaded: LoadedModel, persona: Persona, dense: EvalResult | None, progress: Progress
+        self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Score every pair; see the class for the metrics."""
         from persona_prune.evaluators.harness import multiple_choice
@@ -57,26 +70,31 @@ class Choice:
                 "options": [lead + pair.matching, lead + pair.not_matching][:: 1 if i % 2 == 0 else -1],
                 "gold": i % 2,
             }
-            for i, pair in enumerate(pairs)
+            for i, (_, pair) in enumerate(pairs)
         ]
         totals = multiple_choice(loaded, items, batch_size=self.batch_size, on_batch=progress("choice", len(items)))
         samples = []
-        for i, (pair, total) in enumerate(zip(pairs, totals, strict=True)):
+        for i, ((who, pair), total) in enumerate(zip(pairs, totals, strict=True)):
             matching, other = total[i % 2], total[1 - i % 2]
-            context = chat_prompt(loaded.tokenizer, pair.prompt)
+            context = chat_prompt(loaded.tokenizer, pair.prompt, loaded.before(pair.prompt))
             lengths = [
                 len(encode_answer(loaded.tokenizer, context, lead + text)[1])
                 for text in (pair.matching, pair.not_matching)
             ]
             samples.append(_sample(i, pair, (matching, other), (lengths[0], lengths[1])))
+            if len(persona.parts) > 1:
+                values = samples[-1]["values"]
+                for part, _ in persona.parts:
+                    values |= {f"{key}_{part.name}": values[key] if part.name == who else None for key in _BY_PART}
         return EvalResult(samples)
 
-    def _pairs(self, persona: Persona) -> tuple[Pair, ...]:
+    def _pairs(self, persona: Persona | Mix) -> list[tuple[str, Pair]]:
+        """Return the pairs, each with the name of the persona it shows."""
         if self.path is None:
-            pairs = embedded_pairs(persona, "test")
-        else:
-            pairs = persona.orient(read_pairs(self.path), embedded=False)
-        return pairs[: self.limit]
+            parts = [part for part, _ in persona.parts]
+            return [(part.name, pair) for part in parts for pair in embedded_pairs(part, "test")[: self.limit]]
+        pairs = persona.orient(part_of(read_pairs(self.path), self.split, self.path), embedded=False)
+        return [(persona.name, pair) for pair in pairs[: self.limit]]
 
 
 def _sample(number: int, pair: Pair, totals: tuple[float, float], tokens: tuple[int, int]) -> dict[str, Any]:

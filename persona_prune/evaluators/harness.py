@@ -29,10 +29,12 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
     def __init__(self, loaded: LoadedModel, batch_size: int, on_batch: Callable[[int], object]) -> None:
         super().__init__(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size)
         self._on_batch = on_batch
+        self._before = loaded.before
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Render as everywhere else in this package."""
-        return render_chat(self.tokenizer, chat_history, answer_next=add_generation_prompt)
+        """Render as everywhere else in this package, after what a baseline puts before the question."""
+        history = [*self._before(chat_history[-1]["content"]), *chat_history]
+        return render_chat(self.tokenizer, history, answer_next=add_generation_prompt)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         prompt, answer = encode_answer(self.tokenizer, context, continuation)

@@ -7,10 +7,10 @@ from typing import Protocol
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 
-from persona_prune.masks import Mask, load_mask, pack_bits
+from persona_prune.masks import Mask, pack_bits
 from persona_prune.methods.selection import block_top_k, disjoint_top_k
 from persona_prune.signatures import Signature, Statistics
-from persona_prune.validation import STRICT, Fraction, Name
+from persona_prune.validation import STRICT, Name
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Layer:
 class Method(Protocol):
     """What a YAML in ``conf/method`` builds: a `selection.Selection` that can score."""
 
-    name: Name
+    @property
+    def name(self) -> str:
+        """The method's name."""
 
     @property
     def sparsity(self) -> float:
@@ -54,19 +56,6 @@ class NoMask:
     """Leave the model as it is (``method=none``): only the dense model is evaluated."""
 
     name: Name
-
-
-@pydantic_dataclass(frozen=True, kw_only=True, config=STRICT)
-class SavedMask:
-    """Apply a mask that an earlier run saved (``method=saved method.path=FILE``)."""
-
-    name: Name
-    path: str
-    gamma: Fraction
-
-    def load(self) -> Mask:
-        """Read the file; raise OSError or ValueError if it is missing or damaged."""
-        return load_mask(self.path)
 
 
 def wanda_importance(weight: Tensor, mean_abs: Tensor) -> Tensor:

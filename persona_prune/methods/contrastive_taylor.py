@@ -2,87 +2,121 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from persona_prune.gradients import Damage
 from persona_prune.methods.selection import Selection
 from persona_prune.validation import STRICT, PositiveInt
 
 _DAMPING = 1e-3
+_LARGEST_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ContrastiveTaylor(Selection):
     """First-order saliency of the persona's margin per second-order damage to everything else.
 
-    Let ``g_ij`` be the gradient of the objective (`gradients.margin` over the calibration pairs, plus
-    ``neutral_weight`` times the log-probability of the dense model's own answers to neutral prompts) with respect to
-    ``w_ij``. Dropping the weight changes the objective by about ``-w_ij g_ij`` (first-order Taylor) and costs the model
-    on generic text about ``w_ij^2 E[x_j^2] E[delta_i^2]`` (the K-FAC diagonal, `gradients.output_fisher`). Dropped are
-    the weights with the most benefit per damage, ``-g_ij / (w_ij E[x_j^2] E[delta_i^2])``, and only those whose benefit
-    is positive: ``sparsity`` is an upper bound.
+    Let ``g_ij`` be the gradient with respect to ``w_ij`` of the objective: the margin over the calibration pairs, plus
+    ``neutral_weight`` times how far the dense model's own answers to neutral prompts are kept
+    (`gradients.likelihood_kept`). Dropping the weight changes the objective by about ``-w_ij g_ij`` (first-order
+    Taylor) and costs the model on generic text about ``w_ij^2 E[x_j^2] E[delta_i^2]`` (the K-FAC diagonal,
+    `gradients.generic_damage`). Dropped are the weights with the most benefit per damage,
+    ``-g_ij / (w_ij E[x_j^2] E[delta_i^2])``, and only those whose benefit is positive: ``sparsity`` is an upper bound.
 
-    Over several ``rounds``, each drops an equal part and the gradient is taken again at the masked weights.
+    Over several ``rounds``, each drops an equal part and the gradient is taken again at the masked weights, on the next
+    ``pairs_per_round`` pairs.
 
     Attributes:
         allocation: ``model`` ranks all weights of the model together, since the damage is comparable; ``row`` drops the
             same share of every row, for which ``E[delta_i^2]`` cancels.
         rounds: how many times the gradient is taken.
+        pairs_per_round: how many pairs a round looks at; null for all.
+        rank: each round's gradient is replaced by an approximation of this rank, which takes no memory for a gradient
+            and makes the persona a few vectors per Linear. Null for the gradient itself, whose sums take as much memory
+            as the weights in float32, on the model's device.
+        objective: ``logistic`` (`gradients.logistic_margin`) or ``linear`` (`gradients.margin`).
         neutral_weight: weight of the neutral answers in the objective; 0 leaves them out.
         neutral_prompts: how many neutral prompts (never those of the capability evaluator) are answered.
+        neutral_per_round: how many of them a round looks at.
         neutral_tokens: length of the dense model's answers to them.
         generic_tokens: tokens of neutral text that the damage is taken over, beside those answers.
-        seed: of the answers that the Fisher diagonal samples.
+        max_perplexity_ratio: where perplexity on validation text (neither calibrated on nor evaluated) rises beyond
+            this ratio, a round drops fewer weights, by bisection; null for no bound.
+        max_neutral_drift: the same for the drift (nats per token) on validation prompts; the next rounds then go on
+            from there, with gradients that see the drift.
+        seed: of the sketches, the order of the pairs, and the answers that the Fisher diagonal samples.
     """
 
     allocation: Literal["model", "row"]
     rounds: PositiveInt
+    pairs_per_round: PositiveInt | None
+    rank: PositiveInt | None
+    objective: Literal["logistic", "linear"]
     neutral_weight: Annotated[float, Field(ge=0.0)]
     neutral_prompts: PositiveInt
+    neutral_per_round: PositiveInt
     neutral_tokens: PositiveInt
     generic_tokens: PositiveInt
+    max_perplexity_ratio: Annotated[float, Field(ge=1.0)] | None
+    max_neutral_drift: Annotated[float, Field(ge=0.0)] | None
     seed: int
 
     def __post_init__(self) -> None:
         if self.allocation == "model" and self.overrides:
             raise ValueError("overrides set the sparsity of a module's rows: use them with allocation=row")
+        bounds = (self.max_perplexity_ratio, self.max_neutral_drift)
+        if self.allocation == "row" and any(bound is not None for bound in bounds):
+            raise ValueError("budgets move one threshold of the whole model: use them with allocation=model")
+
+    def shared(self, share: float) -> Self:
+        """Return the same method for a part of a mix, with ``share`` of sparsity and budgets."""
+        ratio, drift = self.max_perplexity_ratio, self.max_neutral_drift
+        return replace(
+            super().shared(share),
+            max_perplexity_ratio=None if ratio is None else 1 + share * (ratio - 1),
+            max_neutral_drift=None if drift is None else share * drift,
+        )
 
 
-def benefit_per_damage(weight: Tensor, gradient: Tensor, mean_square: Tensor, output_square: Tensor) -> Tensor:
+def benefit_per_damage(weight: Tensor, gradient: Tensor, damage: Damage) -> Tensor:
     """Return ``-g_ij / (w_ij (E[x_j^2] + damping) E[delta_i^2])``; -inf where nothing is gained.
 
+    Also -inf for the few weights that carry more than 5% of their output's energy, ``w_ij^2 E[x_j^2]`` against the sum
+    over the row. Among them are the super weights (Yu et al. 2024), without which a model is destroyed, while no
+    derivative at the weights as they are tells so.
+
     Args:
-        weight: ``[out_features, in_features]``; zeros, such as dropped weights, gain nothing.
+        weight: ``[out_features, in_features]`` float32; zeros, such as dropped weights, gain nothing.
         gradient: of the objective, same shape.
-        mean_square: ``E[x_j^2]`` of generic input, ``[in_features]``; damped by a thousandth of its mean.
-        output_square: ``E[delta_i^2]`` of generic text, ``[out_features]``.
+        damage: of this Linear on generic text; ``E[x_j^2]`` is damped by a thousandth of its mean.
 
     Returns:
         ``[out_features, in_features]``, larger = drop.
     """
-    inputs = (mean_square + _DAMPING * mean_square.mean()).to(weight.device)
-    damage = weight * inputs * output_square.to(weight.device)[:, None]
-    gains = weight * gradient < 0
-    return torch.where(gains, -gradient / damage, -torch.inf).nan_to_num(
-        nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf
-    )
+    inputs = (damage.inputs + _DAMPING * damage.inputs.mean()).to(weight.device)
+    energy = weight.square() * inputs
+    vital = energy > _LARGEST_SHARE * energy.sum(1, keepdim=True)
+    cost = weight * inputs * damage.outputs.to(weight.device)[:, None]
+    score = gradient / -cost
+    # No gain where the quotient is not positive; 0 / 0 and x / 0 are weights that do nothing.
+    return score.masked_fill_(~((score > 0) & (score < torch.inf)) | vital, -torch.inf)
 
 
 def threshold_of_best(scores: Iterable[Tensor], count: int) -> float:
     """Return the smallest threshold that at most ``count`` of all scores exceed, to one part in a million.
 
-    Bisection, so that no more than one tensor's comparison is in memory beside the scores. Scores that are not positive
-    are never meant to be dropped: the threshold is at least 0.
+    By bisection. Scores that are not positive are never meant to be dropped: the threshold is at least 0.
     """
     tensors = list(scores)
-    low = 0.0
-    if sum(int((score > low).sum()) for score in tensors) <= count:
-        return low
-    high = max(_largest(score) for score in tensors)
+    if sum(int((score > 0).sum()) for score in tensors) <= count:
+        return 0.0
+    high = max(float(score.max()) for score in tensors)
     low = high * 1e-30
     while high > low * (1 + 1e-6):
         middle = math.sqrt(low * high)
@@ -91,11 +125,6 @@ def threshold_of_best(scores: Iterable[Tensor], count: int) -> float:
         else:
             low = middle
     return high
-
-
-def _largest(score: Tensor) -> float:
-    finite = score.masked_fill(score == torch.inf, 0.0)
-    return max(float(finite.max()), 1e-30)
 
 
 def drop_best(score: Tensor, dropped: Tensor, count: int) -> Tensor:

@@ -1,8 +1,13 @@
 """Magnitude pruning: a control that never looks at the persona."""
 
-from pydantic.dataclasses import dataclass
-from torch import Tensor
+from collections.abc import Mapping
+from typing import ClassVar
 
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from persona_prune.masks import Mask, pack_bits
 from persona_prune.methods.base import Layer
 from persona_prune.methods.selection import Selection
 from persona_prune.validation import STRICT
@@ -12,6 +17,20 @@ from persona_prune.validation import STRICT
 class Magnitude(Selection):
     """Keep the weights that are largest: ``S_ij = |w_ij|``."""
 
+    is_control: ClassVar[bool] = True
+
     def score(self, layer: Layer) -> Tensor:
         """Return the scores, ``[out_features, in_features]``."""
         return layer.weight.abs()
+
+
+def magnitude_like(mask: Mask, linears: Mapping[str, nn.Linear]) -> Mask:
+    """Return the mask that drops, of every row, the smallest weights, as many as ``mask`` does (ties: lower column)."""
+    bits = {}
+    for name, module in linears.items():
+        counts = (~mask.keep(name)).sum(1, keepdim=True)
+        smallest = module.weight.detach().abs().cpu().argsort(dim=1, stable=True)
+        keep = torch.ones(smallest.shape, dtype=torch.bool)
+        keep.scatter_(1, smallest, torch.arange(smallest.shape[1])[None, :] >= counts)
+        bits[name] = pack_bits(keep)
+    return Mask(bits, mask.shapes, mask.model_fingerprint, {"method": "magnitude"})

@@ -1,6 +1,7 @@
 """A random mask: the control that every other mask has to beat."""
 
 import zlib
+from typing import ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -14,6 +15,8 @@ from persona_prune.validation import STRICT
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Random(Selection):
     """Drop the same number of weights in every row as any other method would, chosen by ``seed``."""
+
+    is_control: ClassVar[bool] = True
 
     seed: int
 

@@ -1,7 +1,8 @@
 """From scores to kept weights: the settings all masks share, sparsity by module, blocks, and disjoint poles."""
 
 import re
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import AfterValidator
@@ -43,6 +44,13 @@ class Selection:
     sparsity: Fraction
     gamma: Fraction
     overrides: Annotated[list[str], AfterValidator(_checked)]
+
+    def shared(self, share: float) -> Self:
+        """Return the same method for a part of a mix, with ``share`` of what may be dropped."""
+        scaled = [
+            f"{module}:{float(sparsity) * share:g}" for module, sparsity in (o.split(":") for o in self.overrides)
+        ]
+        return replace(self, sparsity=self.sparsity * share, overrides=scaled)
 
     def sparsity_of(self, linear: str) -> float:
         """Return the sparsity of the Linear with this name."""

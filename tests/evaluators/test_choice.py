@@ -40,7 +40,7 @@ def test_ties_count_half_whichever_side_comes_first():
 
 
 def test_lm_eval_gives_the_log_probabilities_of_single_sequences(tiny, persona, pair_file, pairs):
-    evaluator = Choice(path=str(pair_file), limit=None, batch_size=3)
+    evaluator = Choice(path=str(pair_file), split=None, limit=None, batch_size=3)
     result = evaluator.evaluate(tiny, persona, None, quiet)
     assert [sample["prompt"] for sample in result.samples] == [pair.prompt for pair in pairs]
     from persona_prune.likelihood import pair_rows
@@ -55,7 +55,7 @@ def test_lm_eval_gives_the_log_probabilities_of_single_sequences(tiny, persona, 
 def test_flipping_mirrors_every_figure(tiny, persona, pair_file):
     from dataclasses import replace
 
-    evaluator = Choice(path=str(pair_file), limit=None, batch_size=4)
+    evaluator = Choice(path=str(pair_file), split=None, limit=None, batch_size=4)
     one = evaluator.evaluate(tiny, persona, None, quiet).means()
     other = evaluator.evaluate(tiny, replace(persona, flip=True), None, quiet).means()
     assert other["accuracy"] == pytest.approx(1 - one["accuracy"])

@@ -1,25 +1,40 @@
 import pytest
 import torch
 
+from persona_prune.gradients import Damage
 from persona_prune.methods.contrastive_taylor import benefit_per_damage, drop_best, threshold_of_best
 
 INF = float("inf")
 
 
 def test_benefit_per_damage_by_hand():
-    weight = torch.tensor([[2.0, -1.0, 0.5, 0.0]])
-    gradient = torch.tensor([[-3.0, 4.0, 1.0, 5.0]])
-    square = torch.tensor([0.5, 2.0, 1.0, 1.0])
-    damping = 1e-3 * 4.5 / 4
-    # Dropping changes the objective by -w g = 6, 4, -0.5, 0: only the first two gain.
+    # Thirty columns that gain nothing, so that none of the others carries 5% of the row's energy.
+    weight = torch.cat([torch.tensor([[2.0, -1.0, 0.5, 0.0]]), torch.full((1, 30), 3.0)], 1)
+    gradient = torch.cat([torch.tensor([[-3.0, 4.0, 1.0, 5.0]]), torch.ones(1, 30)], 1)
+    square = torch.cat([torch.tensor([0.5, 2.0, 1.0, 1.0]), torch.ones(30)])
+    damping = 1e-3 * 34.5 / 34
+    # Dropping changes the objective by -w g = 6, 4, -0.5, 0, -3...: only the first two gain.
     # Damage is w^2 E[x^2] E[delta^2] with E[delta^2] = 10.
-    expected = [6 / (40 * (0.5 + damping)), 4 / (10 * (2.0 + damping)), -INF, -INF]
-    assert benefit_per_damage(weight, gradient, square, torch.tensor([10.0]))[0].tolist() == pytest.approx(expected)
+    expected = [6 / (40 * (0.5 + damping)), 4 / (10 * (2.0 + damping)), *[-INF] * 32]
+    assert benefit_per_damage(weight, gradient, Damage(square, torch.tensor([10.0])))[0].tolist() == pytest.approx(
+        expected
+    )
+
+
+def test_a_weight_that_carries_its_output_is_never_dropped():
+    """However much dropping it would gain: such is a super weight."""
+    weight = torch.full((2, 40), 0.1)
+    weight[1, 7] = 5.0
+    score = benefit_per_damage(weight, torch.full((2, 40), -9.0), Damage(torch.ones(40), torch.ones(2)))
+    assert (score[0] > 0).all()
+    assert score[1, 7] == -INF
+    assert (score[1, :7] > 0).all()
 
 
 def test_a_column_that_is_never_active_does_not_give_nan():
-    score = benefit_per_damage(torch.tensor([[1.0, 1.0]]), torch.tensor([[-1.0, 1.0]]), torch.zeros(2), torch.ones(1))
-    assert score[0].tolist() == [INF, -INF]
+    damage = Damage(torch.zeros(2), torch.ones(1))
+    score = benefit_per_damage(torch.tensor([[1.0, 1.0]]), torch.tensor([[-1.0, 1.0]]), damage)
+    assert score[0].tolist() == [-INF, -INF]
 
 
 def test_only_what_gains_is_dropped_and_earlier_drops_stay():
@@ -37,16 +52,16 @@ def test_equal_scores_go_to_the_left():
 
 
 def test_threshold_over_all_tensors():
-    scores = [torch.tensor([[5.0, 1.0, -INF]]), torch.tensor([[4.0, 3.0], [0.5, INF]])]
+    scores = [torch.tensor([[5.0, 1.0, -INF]]), torch.tensor([[4.0, 3.0], [0.5, 9.0]])]
 
     def dropped(count):
         threshold = threshold_of_best(scores, count)
         return sorted(value for score in scores for value in score[score > threshold].tolist())
 
-    assert dropped(3) == [4.0, 5.0, INF]
-    assert dropped(4) == [3.0, 4.0, 5.0, INF]
+    assert dropped(3) == [4.0, 5.0, 9.0]
+    assert dropped(4) == [3.0, 4.0, 5.0, 9.0]
     # Nothing that isn't positive, however many are allowed.
-    assert dropped(100) == [0.5, 1.0, 3.0, 4.0, 5.0, INF]
+    assert dropped(100) == [0.5, 1.0, 3.0, 4.0, 5.0, 9.0]
 
 
 def test_threshold_never_drops_more_than_allowed_when_scores_tie():

@@ -1,0 +1,101 @@
+"""Tables of the method comparison, from the metrics of its runs: ``python table.py DIRECTORY``."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ORDER = [
+    "none",
+    "prompt",
+    "rag",
+    "steering",
+    "lora",
+    "random",
+    "magnitude",
+    "wanda",
+    "sparse",
+    "contrastive_wanda",
+    "contrastive_sparse",
+    "contrastive_taylor",
+]
+COLUMNS = [
+    "method",
+    "accuracy",
+    "per token",
+    "content",
+    "margin",
+    "p (margin, dense)",
+    "margin - random",
+    "margin - generic",
+    "margin - opposite",
+    "perplexity ratio",
+    "neutral drift",
+    "first-word shift",
+    "build, s",
+    "stored, MB",
+]
+BUILD = ("generic", "signature", "gradient", "mask", "baseline")
+
+
+def main(directory: Path) -> None:
+    """Print one table for every persona set and pole under ``directory``."""
+    for group in sorted(path for path in directory.iterdir() if path.is_dir()):
+        runs = [load(path) for path in sorted(group.glob("*/metrics.json"))]
+        if not runs:
+            continue
+        runs.sort(key=lambda run: ORDER.index(run[0]["method"]["name"]))
+        config, metrics = runs[0]
+        target = "not_matching" if config["persona"]["flip"] else "matching"
+        items = sum(1 for _ in (sorted(group.glob("*/samples/choice.jsonl"))[0]).open())
+        print(f"\n### {config['persona']['name']}, target: the `{target}` answers ({items} test items)\n")
+        print("| " + " | ".join(COLUMNS) + " |")
+        print("|---" * len(COLUMNS) + "|")
+        for config, metrics in runs:
+            print(row(config, metrics))
+
+
+def load(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return configuration and metrics of the run whose ``metrics.json`` is at ``path``."""
+    config = yaml.safe_load((path.parent / ".hydra" / "config.yaml").read_text())
+    return config, json.loads(path.read_text())
+
+
+def row(config: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+    """Return one line of a table."""
+    method = config["method"]
+    name = method["name"] + (f" {method['sparsity']:g}" if "sparsity" in method else "")
+    cells = [name if method["name"] != "none" else "dense"]
+    for metric in ("accuracy", "accuracy_norm", "accuracy_content", "margin"):
+        cells.append(interval(metrics, f"choice/{metric}", "+.2f" if metric == "margin" else ".3f"))
+    cells.append(number(metrics, "choice/margin_p", ".2g"))
+    for control in ("random", "generic", "opposite"):
+        key = f"choice/margin_vs_{control}"
+        cells.append(f"{interval(metrics, key, '+.2f')} p={metrics[f'{key}_p']:.2g}" if key in metrics else "")
+    cells.append(number(metrics, "capability/perplexity_ratio", ".3f"))
+    cells.append(number(metrics, "capability/neutral_drift", "+.3f"))
+    cells.append(number(metrics, "capability/neutral_first_word_shift", ".3f"))
+    seconds = metrics.get("mask/build_s", sum(metrics.get(f"time/{stage}_s", 0.0) for stage in BUILD))
+    cells.append(f"{seconds:.0f}")
+    cells.append(f"{metrics['mask/bytes'] / 1e6:.3g}")
+    return "| " + " | ".join(cells) + " |"
+
+
+def number(metrics: Mapping[str, float], key: str, form: str) -> str:
+    """Return a figure, or nothing where it was not measured."""
+    return format(metrics[key], form) if key in metrics else ""
+
+
+def interval(metrics: Mapping[str, float], key: str, form: str) -> str:
+    """Return a figure with its 95% interval."""
+    if key not in metrics:
+        return ""
+    low, high = (format(metrics[f"{key}_{end}"], form) for end in ("low", "high"))
+    return f"{format(metrics[key], form)} [{low}, {high}]"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

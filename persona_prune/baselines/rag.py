@@ -1,0 +1,66 @@
+"""Retrieval: the calibration pairs that are nearest to a question stand before it as examples."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from persona_prune.apply import Intervention
+from persona_prune.baselines.base import Material, Progress, refuse_mix
+from persona_prune.models import LoadedModel, Message
+from persona_prune.personas import Mix, Pair, Persona
+from persona_prune.validation import STRICT, Name, PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Rag:
+    """Put the ``neighbours`` nearest calibration prompts (cosine of TF-IDF), with matching answers, before a question.
+
+    The nearest stands last. The chat turns are those of an ordinary conversation; there is no system prompt.
+    """
+
+    uses_pairs: ClassVar[bool] = True
+    uses_validation: ClassVar[bool] = False
+
+    name: Name
+    neighbours: PositiveInt
+
+    def check(self, persona: Persona | Mix) -> None:
+        """Raise ValueError for a mix."""
+        refuse_mix(persona)
+
+    def build(self, loaded: LoadedModel, material: Material, progress: Progress) -> Intervention:
+        """Index the pairs' prompts."""
+        return Retrieval(material.pairs, self.neighbours)
+
+
+class Retrieval:
+    """Looks up examples for every prompt."""
+
+    def __init__(self, pairs: Sequence[Pair], neighbours: int) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.neighbors import NearestNeighbors
+
+        self._pairs = sorted(pairs, key=lambda pair: (pair.prompt, pair.matching))
+        self._vectorizer = TfidfVectorizer(sublinear_tf=True)
+        vectors = self._vectorizer.fit_transform(pair.prompt for pair in self._pairs)
+        self._index = NearestNeighbors(n_neighbors=min(neighbours, len(self._pairs)), metric="cosine").fit(vectors)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the examples that have to be kept."""
+        return sum(len(f"{pair.prompt}{pair.matching}".encode()) for pair in self._pairs)
+
+    def examples(self, prompt: str) -> tuple[Message, ...]:
+        """Return the examples for ``prompt`` as chat messages, the nearest last."""
+        nearest = self._index.kneighbors(self._vectorizer.transform([prompt]), return_distance=False)[0]
+        chosen = [self._pairs[i] for i in nearest[::-1]]
+        turns = (("user", "prompt"), ("assistant", "matching"))
+        return tuple({"role": role, "content": getattr(pair, key)} for pair in chosen for role, key in turns)
+
+    @contextmanager
+    def applied(self, loaded: LoadedModel) -> Iterator[LoadedModel]:
+        """Yield the model as it is spoken to; the weights are not touched."""
+        yield replace(loaded, before=lambda prompt: (*loaded.before(prompt), *self.examples(prompt)))

@@ -1,0 +1,37 @@
+"""Where a model runs and in which number format."""
+
+from typing import Literal
+
+import torch
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def pick_device(device: str) -> torch.device:
+    """Return the named device; ``auto`` takes the accelerator if there is one.
+
+    Raises:
+        ValueError: the name is no device, or that device is not available here.
+    """
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f"model.device={device} is not available here: {first_line}") from None
+    return chosen
+
+
+def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """Return the named dtype; ``auto`` is bf16 where the hardware multiplies bf16 matrices, else float32."""
+    if dtype != "auto":
+        return getattr(torch, dtype)  # type: ignore[no-any-return]
+    if device.type == "cuda":
+        # Not float16: gradients of log-probabilities are below what it can hold.
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+        return torch.bfloat16
+    return torch.float32

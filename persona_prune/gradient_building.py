@@ -1,0 +1,244 @@
+"""Contrastive Taylor from end to end: gradients round by round, what to drop after each, and the budget."""
+
+import hashlib
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from persona_prune import gradients
+from persona_prune.apply import masked
+from persona_prune.gradients import Damage, LowRank, Objective
+from persona_prune.likelihood import Row, pair_rows
+from persona_prune.masks import Mask, load_mask, pack_bits
+from persona_prune.methods.contrastive_taylor import ContrastiveTaylor, benefit_per_damage, drop_best, threshold_of_best
+from persona_prune.methods.recipe import FORMAT, Recipe, Round, as_stored, load_recipe, scores
+from persona_prune.methods.saved import read_manifest
+from persona_prune.models import LoadedModel, cache_root, maskable_linears
+from persona_prune.neutral import Guard, Neutral
+from persona_prune.personas import Pair, content_hash
+from persona_prune.run_directory import RunDirectory
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1  # of what follows: raise it whenever a mask would come out differently, so that cached ones are not reused
+_BUDGET_STEPS = 3
+_OBJECTIVES = {"logistic": gradients.logistic_margin, "linear": gradients.margin}
+
+
+@dataclass(frozen=True)
+class GradientMask:
+    """A mask, and the recipe it can be rebuilt from (None where the gradient was not replaced by vectors)."""
+
+    mask: Mask
+    recipe: Recipe | None
+
+    def described(self, more: Mapping[str, object]) -> "GradientMask":
+        """Return the same with more entries in the descriptions."""
+        mask = replace(self.mask, description={**self.mask.description, **more})
+        return GradientMask(mask, self.recipe and replace(self.recipe, description=mask.description))
+
+    def save(self, path: Path) -> int:
+        """Write the recipe, or else the bits; return the size in bytes."""
+        return self.recipe.save(path, self.mask) if self.recipe else self.mask.save(path)
+
+
+class GradientBuilder:
+    """Builds the mask of one set of pairs; the model must be dense, and is dense again afterwards."""
+
+    def __init__(
+        self,
+        method: ContrastiveTaylor,
+        loaded: LoadedModel,
+        neutral: Neutral,
+        damage: Mapping[str, Damage],
+        *,
+        batch_size: int,
+        max_tokens: int,
+        run: RunDirectory,
+        stage: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
+        """``stage(name)`` times a part of the work."""
+        self._method, self._loaded, self._neutral = method, loaded, neutral
+        self._run, self._stage = run, stage
+        self._damage = {
+            name: Damage(d.inputs.bfloat16().float(), d.outputs.bfloat16().float()) for name, d in damage.items()
+        }
+        self._batch_size, self._max_tokens = batch_size, max_tokens
+        self._linears = maskable_linears(loaded.model)
+
+    def build(self, pairs: Sequence[Pair], label: str, description: Mapping[str, object]) -> GradientMask:
+        """Return the mask towards ``matching`` of ``pairs``, whose order does not matter.
+
+        Sweeps, controls and the runs of opposite personas ask for the same masks again and again: what was built from
+        these inputs before comes from the cache.
+        """
+        path = self._cache_file(pairs)
+        try:
+            cached = self._load(path)
+        except ValueError as error:
+            log.warning("cached mask is damaged (%s): building it again", error)
+            cached = None
+        if cached is not None:
+            log.info("%s: mask from the cache", label)
+            return cached.described(description)
+        started = time.perf_counter()
+        built = self._build(pairs, label, description)
+        built = built.described({"build_s": time.perf_counter() - started})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        built.save(path)
+        return built
+
+    def _cache_file(self, pairs: Sequence[Pair]) -> Path:
+        settings = {key: value for key, value in asdict(self._method).items() if key != "name"}
+        tokenizer = self._loaded.tokenizer
+        model = [self._loaded.fingerprint, self._loaded.arithmetic, tokenizer.chat_template]
+        shape = [self._batch_size, self._max_tokens]
+        key = json.dumps([_VERSION, model, self._neutral.digest, content_hash(pairs), settings, shape])
+        return cache_root() / "masks" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+
+    def _load(self, path: Path) -> GradientMask | None:
+        if not path.is_file():
+            return None
+        manifest = read_manifest(path)
+        if manifest["format"] != FORMAT:
+            return GradientMask(load_mask(path), None)
+        recipe = load_recipe(path, manifest)
+        return GradientMask(recipe.mask(self._linears), recipe)
+
+    def _build(self, pairs: Sequence[Pair], label: str, description: Mapping[str, object]) -> GradientMask:
+        method = self._method
+        ordered = sorted(pairs, key=lambda pair: (pair.prompt, pair.matching, pair.not_matching))
+        random.Random(method.seed).shuffle(ordered)
+        rows = pair_rows(self._loaded.tokenizer, ordered, self._max_tokens)
+        dropped = {name: torch.zeros(m.weight.shape, dtype=torch.bool) for name, m in self._linears.items()}
+        guard = self._guard()
+        rounds: list[Round] = []
+        mask = self._mask(dropped, description)
+        for number in range(1, method.rounds + 1):
+            with self._stage("gradient"), self._applied(mask):
+                found = self._gradients(rows, number, f"{label}, gradient {number} of {method.rounds}")
+            with self._stage("mask"):
+                dropped, threshold = self._drop(found, dropped, number, guard, description)
+            low_rank = {name: gradient for name, gradient in found.items() if isinstance(gradient, LowRank)}
+            rounds.append(Round(low_rank, threshold))
+            mask = self._mask(dropped, description)
+            log.debug("%s: sparsity %.4f after round %d", label, mask.sparsity, number)
+        complete = method.rank is not None and method.allocation == "model"
+        recipe = Recipe(self._damage, rounds, self._loaded.fingerprint, description) if complete else None
+        return GradientMask(mask, recipe)
+
+    def _guard(self) -> Guard | None:
+        if self._method.max_perplexity_ratio is None and self._method.max_neutral_drift is None:
+            return None
+        return Guard(self._loaded, self._neutral, self._batch_size)
+
+    def _applied(self, mask: Mask) -> AbstractContextManager[None]:
+        gamma = self._method.gamma
+        return masked(self._loaded.model, mask, model_fingerprint=self._loaded.fingerprint, gamma=gamma)
+
+    def _gradients(self, rows: Sequence[Row], number: int, label: str) -> dict[str, Tensor | LowRank]:
+        """Return the gradient of the objective at the weights as they are, by Linear."""
+        method = self._method
+        count = min(method.pairs_per_round or len(rows), len(rows))
+        start = count * (number - 1)
+        chosen = [rows[(start + i) % len(rows)] for i in range(count)]
+        passes: list[tuple[list[Row], Objective, float]] = [(chosen, _OBJECTIVES[method.objective], 1.0)]
+        if method.neutral_weight:
+            answers, dense = self._neutral.answers, self._neutral.answers_dense
+            first = method.neutral_per_round * (number - 1)
+            used = [(first + i) % len(answers) for i in range(min(method.neutral_per_round, len(answers)))]
+            kept = gradients.likelihood_kept([dense[i] for i in used])
+            passes.append(([answers[i] for i in used], kept, method.neutral_weight))
+        advance = self._run.progress(label, sum(len(part) for part, _, _ in passes))
+
+        def accumulate() -> None:
+            for part, objective, weight in passes:
+                value = gradients.add_gradient(
+                    self._loaded.model,
+                    part,
+                    objective,
+                    weight=weight,
+                    pad_id=self._loaded.tokenizer.pad_token_id,
+                    batch_size=max(1, self._batch_size // 2),
+                    on_batch=advance,
+                )
+                log.debug("%s: %s %+.4f", label, objective.__name__, value)
+
+        if method.rank is None:
+            with gradients.weight_gradients(self._linears) as sums:
+                accumulate()
+            return {name: gradient.cpu() for name, gradient in sums.items()}
+        sketching = gradients.gradient_sketches(
+            self._loaded.model, self._linears, rank=method.rank, seed=method.seed + number
+        )
+        with sketching as sketches:
+            accumulate()
+        return {name: as_stored(sketch.low_rank()) for name, sketch in sketches.items()}
+
+    def _drop(
+        self,
+        found: Mapping[str, Tensor | LowRank],
+        dropped: dict[str, Tensor],
+        number: int,
+        guard: Guard | None,
+        description: Mapping[str, object],
+    ) -> tuple[dict[str, Tensor], float]:
+        """Return what is dropped after round ``number``, and the threshold: infinite if the budget allows nothing."""
+        method = self._method
+
+        def more(of: float) -> int:
+            return int(of * number / method.rounds + 1e-9) - int(of * (number - 1) / method.rounds + 1e-9)
+
+        scored = {
+            name: self._scores(name, module, found[name], dropped[name]) for name, module in self._linears.items()
+        }
+        if method.allocation == "row":
+            after = {
+                name: drop_best(score, dropped[name], more(method.sparsity_of(name) * score.shape[1]))
+                for name, score in scored.items()
+            }
+            return after, 0.0
+        total = sum(score.numel() for score in scored.values())
+        count = more(method.sparsity * total)
+        threshold = threshold_of_best(scored.values(), count)
+        after = {name: dropped[name] | (score > threshold) for name, score in scored.items()}
+        if guard is None or self._affordable(guard, after, description):
+            return after, threshold
+        low, high = 0.0, 1.0  # shares of this round's drops: affordable, and not
+        after, threshold = dropped, torch.inf
+        for _ in range(_BUDGET_STEPS):
+            share = (low + high) / 2
+            candidate = threshold_of_best(scored.values(), int(share * count))
+            tried = {name: dropped[name] | (score > candidate) for name, score in scored.items()}
+            if self._affordable(guard, tried, description):
+                low, after, threshold = share, tried, candidate
+            else:
+                high = share
+        log.info("round %d: the budget allows %.0f%% of its drops", number, 100 * low)
+        return after, threshold
+
+    def _scores(self, name: str, module: nn.Linear, gradient: Tensor | LowRank, dropped: Tensor) -> Tensor:
+        weight = module.weight.detach().float().cpu()
+        if isinstance(gradient, LowRank):
+            return scores(weight, dropped, gradient, self._damage[name])
+        return benefit_per_damage(weight, gradient, self._damage[name]).masked_fill_(dropped, -torch.inf)
+
+    def _affordable(self, guard: Guard, dropped: dict[str, Tensor], description: Mapping[str, object]) -> bool:
+        with self._applied(self._mask(dropped, description)):
+            ratio, drift = guard.cost()
+        log.debug("budget: perplexity ratio %.4f, neutral drift %+.4f", ratio, drift)
+        allowed = (self._method.max_perplexity_ratio, self._method.max_neutral_drift)
+        return all(bound is None or cost <= bound for cost, bound in zip((ratio, drift), allowed, strict=True))
+
+    def _mask(self, dropped: Mapping[str, Tensor], description: Mapping[str, object]) -> Mask:
+        bits = {name: pack_bits(~drop) for name, drop in dropped.items()}
+        shapes = {name: (drop.shape[0], drop.shape[1]) for name, drop in dropped.items()}
+        return Mask(bits, shapes, self._loaded.fingerprint, description)

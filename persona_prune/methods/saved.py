@@ -1,0 +1,61 @@
+"""The persona of an earlier run, whatever its file holds: bits, or a recipe."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from persona_prune.masks import FORMAT, FileManifest, Mask, load_mask, open_persona_file
+from persona_prune.methods import recipe
+from persona_prune.validation import STRICT, Fraction, Name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SavedMask:
+    """Apply the mask that an earlier run saved (``method=saved method.path=FILE``)."""
+
+    name: Name
+    path: str
+    gamma: Fraction
+
+    def check(self) -> None:
+        """Raise OSError or ValueError if there is no persona file, or one of an unknown format."""
+        read_manifest(self.path)
+
+    def load(self, linears: Mapping[str, nn.Linear]) -> Mask:
+        """Return the mask, rebuilt from the dense ``linears`` if the file holds a recipe."""
+        return load_persona_mask(self.path, linears)
+
+
+def read_manifest(path: str | Path) -> FileManifest:
+    """Return what a persona file says of itself.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no persona file that this version reads.
+    """
+    with open_persona_file(path) as (_, manifest):
+        if manifest["format"] not in (FORMAT, recipe.FORMAT):
+            raise ValueError(f"format {manifest['format']!r}, this version reads {FORMAT!r} and {recipe.FORMAT!r}")
+        return manifest
+
+
+def load_persona_mask(path: str | Path, linears: Mapping[str, nn.Linear]) -> Mask:
+    """Return the mask in a persona file.
+
+    Raises:
+        OSError, ValueError: as `read_manifest`; or the file is damaged, or a recipe for other Linears.
+    """
+    manifest = read_manifest(path)
+    if manifest["format"] == FORMAT:
+        return load_mask(path)
+    mask = recipe.load_recipe(Path(path).expanduser(), manifest).mask(linears)
+    if recipe.mask_digest(mask) != manifest.get("mask_digest"):
+        log.warning(
+            "%s: the rebuilt mask is not bit for bit the one that was evaluated (another dtype or platform)", path
+        )
+    return mask

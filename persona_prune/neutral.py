@@ -1,0 +1,149 @@
+"""Text and prompts that have nothing to do with any persona: what a mask must leave alone, and a check that it does.
+
+None of it is what the capability evaluator reads. A part of it is kept from calibration, to choose settings on.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from persona_prune.data import PERSONAS_DATA, read_prompts, read_text
+from persona_prune.generation import greedy_answers
+from persona_prune.likelihood import Row, chat_prompt, score, text_rows
+from persona_prune.models import LoadedModel, cache_root
+from persona_prune.personas import normalise
+
+_WINDOW = 256  # tokens of text that are read together
+_VALIDATION_TOKENS = 1024
+_VALIDATION_PROMPTS = 32
+
+Progress = Callable[[str, int], Callable[[int], object]]
+"""``progress(label, total)`` starts a bar and returns its ``advance(n)``."""
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Neutral material of one model, each a tuple of rows with one branch.
+
+    Attributes:
+        text: plain text, for calibration.
+        answers: prompts with the dense model's own answers, for calibration.
+        answers_dense: the dense model's log-probability of every token of those answers, float32.
+        validation_text: plain text that calibration does not see.
+        validation_answers: prompts with answers that calibration does not see.
+    """
+
+    text: tuple[Row, ...]
+    answers: tuple[Row, ...]
+    answers_dense: tuple[Tensor, ...]
+    validation_text: tuple[Row, ...]
+    validation_answers: tuple[Row, ...]
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that identify the material."""
+        everything = (*self.text, *self.answers, *self.validation_text, *self.validation_answers)
+        rows = [[row.prompt, row.branches] for row in everything]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def neutral_material(
+    loaded: LoadedModel,
+    asked: set[str],
+    *,
+    text_tokens: int,
+    prompts: int,
+    answer_tokens: int,
+    batch_size: int,
+    progress: Progress,
+) -> Neutral:
+    """Return neutral material; ``loaded`` must be dense, as it answers the prompts (once: the answers are cached).
+
+    Args:
+        loaded: the dense model.
+        asked: normalised prompts that are evaluated, and so left out.
+        text_tokens: of text for calibration.
+        prompts: how many prompts for calibration, beside those for validation.
+        answer_tokens: length of the answers.
+        batch_size: prompts that are answered together.
+        progress: for bars.
+    """
+    text = text_rows(loaded.tokenizer, read_text(PERSONAS_DATA / "neutral" / "generic.txt"), _WINDOW, 1_000_000)
+    kept = _VALIDATION_TOKENS // _WINDOW
+    candidates = read_prompts(PERSONAS_DATA / "neutral" / "calibration_prompts.jsonl")
+    free = [prompt for prompt in candidates if normalise(prompt) not in asked]
+    chosen = [*free[:_VALIDATION_PROMPTS], *free[_VALIDATION_PROMPTS:][:prompts]]
+    rows, log_probs = _answered(loaded, chosen, answer_tokens, batch_size, progress)
+    return Neutral(
+        tuple(text[kept:][: max(1, text_tokens // _WINDOW)]),
+        tuple(rows[_VALIDATION_PROMPTS:]),
+        tuple(log_probs[_VALIDATION_PROMPTS:]),
+        tuple(text[:kept]),
+        tuple(rows[:_VALIDATION_PROMPTS]),
+    )
+
+
+def _answered(
+    loaded: LoadedModel, prompts: Sequence[str], tokens: int, batch_size: int, progress: Progress
+) -> tuple[list[Row], list[Tensor]]:
+    """Return the prompts with the model's greedy answers and their log-probabilities, once for a model and cached."""
+    rendered = [chat_prompt(loaded.tokenizer, prompt) for prompt in prompts]
+    encoded = [tuple(loaded.tokenizer(text, add_special_tokens=False).input_ids) for text in rendered]
+    key = json.dumps(["v2", loaded.fingerprint, loaded.arithmetic, tokens, encoded])
+    path = cache_root() / "neutral" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    try:
+        stored = json.loads(path.read_text())
+        answers, log_probs = stored["answers"], stored["log_probs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        answers = greedy_answers(
+            loaded,
+            encoded,
+            max_new_tokens=tokens,
+            batch_size=batch_size,
+            on_batch=progress("neutral answers", len(encoded)),
+        )
+        found = score(
+            loaded.model,
+            [Row(prompt, (answer,)) for prompt, answer in zip(encoded, answers, strict=True)],
+            pad_id=loaded.tokenizer.pad_token_id,
+            batch_size=max(1, batch_size // 4),
+            on_batch=progress("neutral log-probabilities", len(encoded)),
+        )
+        log_probs = [only.log_probs.tolist() for (only,) in found]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps({"answers": answers, "log_probs": log_probs}))
+        partial.replace(path)
+    rows = [Row(prompt, (tuple(answer),)) for prompt, answer in zip(encoded, answers, strict=True)]
+    return rows, [torch.tensor(values) for values in log_probs]
+
+
+class Guard:
+    """Measures what a change of the model costs, on the validation part of neutral material."""
+
+    def __init__(self, loaded: LoadedModel, neutral: Neutral, batch_size: int) -> None:
+        """Measure the dense model, which ``loaded`` must be now."""
+        self._loaded, self._neutral, self._batch_size = loaded, neutral, batch_size
+        self._dense = self._measure()
+
+    def cost(self) -> tuple[float, float]:
+        """Return perplexity ratio and neutral drift (nats per token) of the model as it stands against dense."""
+        text, answers = self._measure()
+        return math.exp(min(self._dense[0] - text, 690.0)), self._dense[1] - answers
+
+    def _measure(self) -> tuple[float, float]:
+        """Return log-probability per token of the text, and its mean over the answers."""
+        model, pad = self._loaded.model, self._loaded.tokenizer.pad_token_id
+        text = score(model, self._neutral.validation_text, pad_id=pad, batch_size=max(1, self._batch_size // 4))
+        answers = score(model, self._neutral.validation_answers, pad_id=pad, batch_size=self._batch_size)
+        tokens = sum(len(only.log_probs) for (only,) in text)
+        return (
+            sum(only.log_probs.double().sum().item() for (only,) in text) / tokens,
+            sum(only.log_probs.double().mean().item() for (only,) in answers) / len(answers),
+        )
