@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.masks import Mask, difference
 from persona_prune.statistics import item_values
+from persona_prune.verdict import control_table, interval, verdict
 
 matplotlib.use("Agg")
 
@@ -27,7 +28,6 @@ _STYLE: Any = {
     # A grey that reads on white and on black, as the page follows the reader's colour scheme.
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#808890"),
 }
-_WRECKED = 1.5  # perplexity ratio beyond which a two-way choice says nothing
 _MASKED, _DENSE = "#3b82c4", "#c4763b"
 
 
@@ -55,7 +55,7 @@ def summary_lines(name: str, metrics: Mapping[str, float], controls: Sequence[st
         ("capability/perplexity", "perplexity"),
     ):
         if key in metrics:
-            line = f"  {label:<20}{metrics[key]:>9.3f}{_interval(metrics, key)}   dense {metrics[f'dense/{key}']:.3f}"
+            line = f"  {label:<20}{metrics[key]:>9.3f}{interval(metrics, key)}   dense {metrics[f'dense/{key}']:.3f}"
             if f"{key}_p" in metrics:
                 line += f"   p = {metrics[f'{key}_p']:.2g}"
             if key == "capability/perplexity" and "capability/perplexity_ratio" in metrics:
@@ -66,7 +66,7 @@ def summary_lines(name: str, metrics: Mapping[str, float], controls: Sequence[st
     for control in controls:
         key = f"choice/margin_vs_{control}"
         if key in metrics:
-            line = f"  {f'margin - {control}':<20}{metrics[key]:>+9.3f}{_interval(metrics, key)}"
+            line = f"  {f'margin - {control}':<20}{metrics[key]:>+9.3f}{interval(metrics, key)}"
             lines.append(f"{line}   p = {metrics[f'{key}_p']:.2g}")
     return "\n".join(lines)
 
@@ -80,8 +80,8 @@ def run_page(facts: RunFacts) -> str:
         name=facts.name,
         persona=f"{facts.config['persona']['name']}: {facts.config['persona']['description']}",
         rows=_table(facts.metrics, facts.results),
-        verdict=[*_verdict(facts.metrics), *_survival(facts.metrics, facts.controls)],
-        controls=_control_table(facts),
+        verdict=verdict(facts.metrics, facts.controls),
+        controls=control_table(facts.metrics, facts.controls),
         plots=_plots(facts),
         examples=_examples(facts),
         config=yaml.safe_dump(dict(facts.config), sort_keys=False),
@@ -100,96 +100,12 @@ def _table(metrics: Mapping[str, float], results: Mapping[str, EvalResult]) -> l
             rows.append(
                 {
                     "metric": key,
-                    "masked": f"{metrics[key]:.3f}{_interval(metrics, key)}",
-                    "dense": f"{metrics[dense]:.3f}{_interval(metrics, dense)}" if dense in metrics else "",
-                    "delta": f"{metrics[delta]:+.3f}{_interval(metrics, delta)}" if delta in metrics else "",
+                    "masked": f"{metrics[key]:.3f}{interval(metrics, key)}",
+                    "dense": f"{metrics[dense]:.3f}{interval(metrics, dense)}" if dense in metrics else "",
+                    "delta": f"{metrics[delta]:+.3f}{interval(metrics, delta)}" if delta in metrics else "",
                     "p": f"{metrics[f'{key}_p']:.2g}" if f"{key}_p" in metrics else "",
                 }
             )
-    return rows
-
-
-def _interval(metrics: Mapping[str, float], key: str) -> str:
-    if f"{key}_low" not in metrics:
-        return ""
-    return f" [{metrics[f'{key}_low']:.3f}, {metrics[f'{key}_high']:.3f}]"
-
-
-def _verdict(metrics: Mapping[str, float]) -> list[str]:
-    """Say in words what the figures do and don't show."""
-    sentences = []
-    if "choice/margin_delta" in metrics:
-        delta, low, high = (metrics[f"choice/margin_delta{end}"] for end in ("", "_low", "_high"))
-        if low > 0:
-            text = "The model moves towards the persona"
-        elif high < 0:
-            text = "The model moves away from the persona"
-        else:
-            text = "No shift towards or away from the persona is shown"
-        sentences.append(f"{text}: margin {delta:+.3f} nats per token against dense [{low:+.3f}, {high:+.3f}].")
-    if "capability/perplexity_ratio" in metrics:
-        ratio = metrics["capability/perplexity_ratio"]
-        cost = "little" if ratio <= 1.05 else "noticeably" if ratio <= _WRECKED else "badly"
-        sentences.append(f"It costs general ability {cost}: perplexity {ratio:.3g} times the dense model's.")
-        if ratio > _WRECKED:
-            sentences.append("At that cost the choice figures say nothing about a persona.")
-    if "capability/neutral_drift" in metrics:
-        drift = metrics["capability/neutral_drift"]
-        sentences.append(f"On neutral prompts the dense model's own answers lose {drift:.3f} nats per token.")
-    return sentences
-
-
-_CONTROL_WORDS = {
-    "random": "random masks that drop as many weights of every row",
-    "magnitude": "the mask that drops as many of the smallest weights",
-    "generic": "the same method on pairs whose labels say nothing about the persona",
-    "opposite": "the opposite persona's mask",
-}
-
-
-def _survival(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
-    """Say in words whether the effect is more than what each control mask does."""
-    compared = [name for name in controls if f"choice/margin_vs_{name}" in metrics]
-    shifted = metrics.get("choice/margin_delta_low", 0.0) > 0
-    if not compared or not shifted or metrics.get("capability/perplexity_ratio", 1.0) > _WRECKED:
-        return []  # there is no effect that could survive
-    sentences = []
-    beaten = []
-    for name in compared:
-        key = f"choice/margin_vs_{name}"
-        low, p = metrics[f"{key}_low"], metrics[f"{key}_p"]
-        if low > 0 and p < 0.05:
-            beaten.append(name)
-        words = "survives" if name in beaten else "does not survive"
-        sentences.append(
-            f"The effect {words} the comparison with {_CONTROL_WORDS[name]}: margin {metrics[key]:+.3f} "
-            f"[{low:+.3f}, {metrics[f'{key}_high']:+.3f}], p = {p:.2g}."
-        )
-    if len(beaten) == len(compared):
-        sentences.append("So the shift is specific to this persona, as far as these controls can tell.")
-    else:
-        lost = ", ".join(name for name in compared if name not in beaten)
-        sentences.append(f"So a persona-specific effect is not shown: it is not larger than {lost}.")
-    return sentences
-
-
-def _control_table(facts: RunFacts) -> list[dict[str, str]]:
-    """Return one row a control and metric: its own figure, and masked minus control."""
-    metrics = facts.metrics
-    rows = []
-    for control in facts.controls:
-        for metric in ("accuracy", "accuracy_norm", "accuracy_content", "margin"):
-            own, effect = f"{control}/choice/{metric}", f"choice/{metric}_vs_{control}"
-            if own in metrics and effect in metrics:
-                rows.append(
-                    {
-                        "control": control,
-                        "metric": metric,
-                        "value": f"{metrics[own]:.3f}{_interval(metrics, own)}",
-                        "effect": f"{metrics[effect]:+.3f}{_interval(metrics, effect)}",
-                        "p": f"{metrics[f'{effect}_p']:.2g}",
-                    }
-                )
     return rows
 
 

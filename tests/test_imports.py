@@ -18,7 +18,7 @@ ORDER = [
     ["methods", "baselines"],
     ["evaluators"],
     ["statistics"],
-    ["report", "tracking"],
+    ["report", "tracking", "verdict"],
     ["config"],
     ["run_directory", "command_line"],
     ["gradient_building"],

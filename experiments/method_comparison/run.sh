@@ -4,15 +4,17 @@
 #   experiments/method_comparison/run.sh DATA [SET...]
 #
 # DATA holds ai_persona/{power,wealth}_seeking.jsonl and machine_mindset/*.jsonl; SET is one of the names below.
-# What is finished is skipped, so an interrupted comparison goes on where it was. MODEL, METHODS, ITEMS and OUT can be
-# set in the environment.
+# What is finished is skipped, so an interrupted comparison goes on where it was. In the environment: MODEL, METHODS
+# (a comma list, without contrastive_taylor), TAYLOR (its settings), CONTROLS, PAIRS and ITEMS (how many to calibrate on
+# and to test on), OUT.
 set -eu
 here=$(dirname "$0")
+failed=0
 data=$1
 shift
 [ $# -gt 0 ] || set -- power_seeking wealth_seeking extraversion_introversion
 out=${OUT:-outputs/method_comparison}
-methods=${METHODS:-contrastive_taylor,none,prompt,rag,steering,lora,random,magnitude,wanda,sparse,contrastive_wanda,contrastive_sparse}
+methods=${METHODS-none,prompt,rag,steering,lora,random,magnitude,wanda,sparse,contrastive_wanda,contrastive_sparse}
 
 for set in "$@"; do
     case $set in
@@ -32,12 +34,18 @@ for set in "$@"; do
             perceiving_judging-false) prompt="You keep your options open and adapt as things come." ;;
             perceiving_judging-true) prompt="You plan ahead, decide early and like things settled." ;;
         esac
-        python -m persona_prune.run --multirun \
-            model="${MODEL:-smollm2_135m}" study=method_comparison method="$methods" tracker=none \
-            persona=custom persona.name="$set" persona.flip=$flip "persona.system_prompt='$prompt'" \
-            calibration=pairs calibration.path="$file" calibration.split=calibration calibration.limit="${PAIRS:-null}" \
-            evaluator.choice.path="$file" evaluator.choice.split=test evaluator.choice.limit="${ITEMS:-200}" \
-            control_seeds=1 output_dir="$out/$set-flip_$flip" || echo "some runs of $set (flip=$flip) failed" >&2
+        compare() {
+            python -m persona_prune.run --multirun "$@" \
+                model="${MODEL:-smollm2_135m}" study=method_comparison tracker=none \
+                persona=custom persona.name="$set" persona.flip=$flip "persona.system_prompt='$prompt'" \
+                calibration=pairs calibration.path="$file" calibration.split=calibration calibration.limit="${PAIRS:-null}" \
+                evaluator.choice.path="$file" evaluator.choice.split=test evaluator.choice.limit="${ITEMS:-200}" \
+                controls="[${CONTROLS-random,generic,opposite}]" output_dir="$out/$set-flip_$flip" || failed=1
+        }
+        # shellcheck disable=SC2086  # several settings in one variable
+        compare method=contrastive_taylor ${TAYLOR:-method.rounds=6 method.sparsity=0.09 method.neutral_prompts=160}
+        [ -z "$methods" ] || compare method="$methods"
     done
 done
 python "$here/table.py" "$out"
+exit $failed

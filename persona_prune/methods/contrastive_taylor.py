@@ -15,7 +15,7 @@ from persona_prune.methods.selection import Selection
 from persona_prune.validation import STRICT, PositiveInt
 
 _DAMPING = 1e-3
-_LARGEST_SHARE = 0.05
+_LARGEST_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -87,7 +87,7 @@ class ContrastiveTaylor(Selection):
 def benefit_per_damage(weight: Tensor, gradient: Tensor, damage: Damage) -> Tensor:
     """Return ``-g_ij / (w_ij (E[x_j^2] + damping) E[delta_i^2])``; -inf where nothing is gained.
 
-    Also -inf for the few weights that carry more than 5% of their output's energy, ``w_ij^2 E[x_j^2]`` against the sum
+    Also -inf for the few weights that carry more than 20% of their output's energy, ``w_ij^2 E[x_j^2]`` against the sum
     over the row. Among them are the super weights (Yu et al. 2024), without which a model is destroyed, while no
     derivative at the weights as they are tells so.
 

@@ -8,7 +8,7 @@ INF = float("inf")
 
 
 def test_benefit_per_damage_by_hand():
-    # Thirty columns that gain nothing, so that none of the others carries 5% of the row's energy.
+    # Thirty columns that gain nothing, so that none of the others carries a fifth of the row's energy.
     weight = torch.cat([torch.tensor([[2.0, -1.0, 0.5, 0.0]]), torch.full((1, 30), 3.0)], 1)
     gradient = torch.cat([torch.tensor([[-3.0, 4.0, 1.0, 5.0]]), torch.ones(1, 30)], 1)
     square = torch.cat([torch.tensor([0.5, 2.0, 1.0, 1.0]), torch.ones(30)])

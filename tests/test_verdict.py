@@ -1,0 +1,51 @@
+import pytest
+
+from persona_prune.verdict import control_table, verdict
+
+
+def figures(**changes):
+    shifted = {f"choice/margin_delta{end}": value for end, value in (("", 0.4), ("_low", 0.2), ("_high", 0.6))}
+    found = {**shifted, "capability/perplexity_ratio": 1.01, "capability/neutral_drift": 0.02}
+    for control, (low, p) in {"random": (0.1, 0.001), "opposite": (0.3, 0.002)}.items():
+        key = f"choice/margin_vs_{control}"
+        found |= {key: low + 0.1, f"{key}_low": low, f"{key}_high": low + 0.2, f"{key}_p": p}
+    return found | changes
+
+
+def words(controls=("random", "opposite"), **changes):
+    return " ".join(verdict(figures(**changes), controls))
+
+
+def test_an_effect_that_beats_every_control_is_called_specific():
+    text = words()
+    assert "moves towards the persona" in text
+    assert text.count("The effect survives") == 2
+    assert "specific to this persona" in text
+
+
+@pytest.mark.parametrize("change", [{"choice/margin_vs_random_low": -0.1}, {"choice/margin_vs_random_p": 0.2}])
+def test_one_control_that_is_not_beaten_is_enough(change):
+    text = words(**change)
+    assert "does not survive the comparison with random masks" in text
+    assert "not larger than random" in text
+    assert "specific to this persona" not in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"choice/margin_delta_low": -0.1},
+        {"capability/perplexity_ratio": 3.0},
+        {"choice/margin_delta_low": -0.6, "choice/margin_delta_high": -0.1},
+    ],
+)
+def test_without_an_effect_nothing_survives(change):
+    assert "survive" not in words(**change)
+    if "capability/perplexity_ratio" in change:
+        assert "say nothing about a persona" in words(**change)
+
+
+def test_controls_are_shown_with_what_they_cost():
+    metrics = figures() | {"random/choice/margin": -0.2, "random/capability/perplexity_ratio": 1.9}
+    rows = control_table(metrics, ["random"])
+    assert [(row["metric"], row["value"]) for row in rows] == [("margin", "-0.200"), ("perplexity_ratio", "1.900")]
