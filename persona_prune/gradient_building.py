@@ -28,7 +28,7 @@ from persona_prune.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # of what follows: raise it whenever a mask would come out differently, so that cached ones are not reused
+_VERSION = 2  # of what follows: raise it whenever a mask would come out differently, so that cached ones are not reused
 _BUDGET_STEPS = 3
 _OBJECTIVES = {"logistic": gradients.logistic_margin, "linear": gradients.margin}
 
@@ -152,11 +152,10 @@ class GradientBuilder:
         chosen = [rows[(start + i) % len(rows)] for i in range(count)]
         passes: list[tuple[list[Row], Objective, float]] = [(chosen, _OBJECTIVES[method.objective], 1.0)]
         if method.neutral_weight:
-            answers, dense = self._neutral.answers, self._neutral.answers_dense
+            answers = self._neutral.answers
             first = method.neutral_per_round * (number - 1)
             used = [(first + i) % len(answers) for i in range(min(method.neutral_per_round, len(answers)))]
-            kept = gradients.likelihood_kept([dense[i] for i in used])
-            passes.append(([answers[i] for i in used], kept, method.neutral_weight))
+            passes.append(([answers[i] for i in used], gradients.log_probability, method.neutral_weight))
         advance = self._run.progress(label, sum(len(part) for part, _, _ in passes))
 
         def accumulate() -> None:

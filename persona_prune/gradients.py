@@ -16,7 +16,6 @@ Objective = Callable[[Sequence[int], list[list[Answer]]], Tensor]
 
 _FIRST_TOKENS = 2
 _FIRST_WEIGHT = 0.3
-_LOSS_SCALE = 0.1  # nats per token
 _SUM_SCALE = 8.0  # nats of summed margin that count like one nat per token
 
 
@@ -247,24 +246,10 @@ def logistic_margin(_: Sequence[int], answers: list[list[Answer]]) -> Tensor:
     return -(functional.softplus(-token) + functional.softplus(-whole / _SUM_SCALE)).sum()
 
 
-def likelihood_kept(dense: Sequence[Tensor]) -> Objective:
-    """Return an objective that falls the more steeply, the more an answer has lost against the ``dense`` model.
+def log_probability(_: Sequence[int], answers: list[list[Answer]]) -> Tensor:
+    """Per-token log-probability of the only answer, and 0.3 times that of its first two tokens, summed over rows.
 
-    Args:
-        dense: by row, the dense model's log-probability of each token of the only answer.
-
-    Returns:
-        ``-0.2 softplus(d / 0.1) - max(d, 0)^2 / 0.2`` summed over rows, where ``d`` (nats per token) is the loss of
-        log-probability, the first two tokens counting an extra 0.3 of their mean: they decide where an answer goes,
-        and without them a mask can win by beginning every answer alike.
+    The first tokens decide where an answer goes; without them a mask can win by beginning every answer alike.
     """
-
-    def objective(indices: Sequence[int], answers: list[list[Answer]]) -> Tensor:
-        lost = []
-        for index, (only,) in zip(indices, answers, strict=True):
-            tokens = dense[index].to(only.log_probs.device) - only.log_probs
-            lost.append(tokens.mean() + _FIRST_WEIGHT * tokens[:_FIRST_TOKENS].mean())
-        loss = torch.stack(lost)
-        return -(2 * _LOSS_SCALE * functional.softplus(loss / _LOSS_SCALE) + loss.clamp(min=0) ** 2 / 0.2).sum()
-
-    return objective
+    alone = [only.log_probs for (only,) in answers]
+    return torch.stack([x.mean() + _FIRST_WEIGHT * x[:_FIRST_TOKENS].mean() for x in alone]).sum()

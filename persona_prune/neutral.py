@@ -10,9 +10,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from persona_prune.data import PERSONAS_DATA, read_prompts, read_text
 from persona_prune.generation import greedy_answers
 from persona_prune.likelihood import Row, chat_prompt, score, text_rows
@@ -34,14 +31,12 @@ class Neutral:
     Attributes:
         text: plain text, for calibration.
         answers: prompts with the dense model's own answers, for calibration.
-        answers_dense: the dense model's log-probability of every token of those answers, float32.
         validation_text: plain text that calibration does not see.
         validation_answers: prompts with answers that calibration does not see.
     """
 
     text: tuple[Row, ...]
     answers: tuple[Row, ...]
-    answers_dense: tuple[Tensor, ...]
     validation_text: tuple[Row, ...]
     validation_answers: tuple[Row, ...]
 
@@ -79,11 +74,10 @@ def neutral_material(
     candidates = read_prompts(PERSONAS_DATA / "neutral" / "calibration_prompts.jsonl")
     free = [prompt for prompt in candidates if normalise(prompt) not in asked]
     chosen = [*free[:_VALIDATION_PROMPTS], *free[_VALIDATION_PROMPTS:][:prompts]]
-    rows, log_probs = _answered(loaded, chosen, answer_tokens, batch_size, progress)
+    rows = _answered(loaded, chosen, answer_tokens, batch_size, progress)
     return Neutral(
         tuple(text[kept:][: max(1, text_tokens // _WINDOW)]),
         tuple(rows[_VALIDATION_PROMPTS:]),
-        tuple(log_probs[_VALIDATION_PROMPTS:]),
         tuple(text[:kept]),
         tuple(rows[:_VALIDATION_PROMPTS]),
     )
@@ -91,15 +85,14 @@ def neutral_material(
 
 def _answered(
     loaded: LoadedModel, prompts: Sequence[str], tokens: int, batch_size: int, progress: Progress
-) -> tuple[list[Row], list[Tensor]]:
-    """Return the prompts with the model's greedy answers and their log-probabilities, once for a model and cached."""
+) -> list[Row]:
+    """Return the prompts with the model's greedy answers, generated once for a model and cached."""
     rendered = [chat_prompt(loaded.tokenizer, prompt) for prompt in prompts]
     encoded = [tuple(loaded.tokenizer(text, add_special_tokens=False).input_ids) for text in rendered]
     key = json.dumps(["v2", loaded.fingerprint, loaded.arithmetic, tokens, encoded])
     path = cache_root() / "neutral" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     try:
-        stored = json.loads(path.read_text())
-        answers, log_probs = stored["answers"], stored["log_probs"]
+        answers = json.loads(path.read_text())["answers"]
     except (OSError, ValueError, KeyError, TypeError):
         answers = greedy_answers(
             loaded,
@@ -108,20 +101,11 @@ def _answered(
             batch_size=batch_size,
             on_batch=progress("neutral answers", len(encoded)),
         )
-        found = score(
-            loaded.model,
-            [Row(prompt, (answer,)) for prompt, answer in zip(encoded, answers, strict=True)],
-            pad_id=loaded.tokenizer.pad_token_id,
-            batch_size=max(1, batch_size // 4),
-            on_batch=progress("neutral log-probabilities", len(encoded)),
-        )
-        log_probs = [only.log_probs.tolist() for (only,) in found]
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps({"answers": answers, "log_probs": log_probs}))
+        partial.write_text(json.dumps({"answers": answers}))
         partial.replace(path)
-    rows = [Row(prompt, (tuple(answer),)) for prompt, answer in zip(encoded, answers, strict=True)]
-    return rows, [torch.tensor(values) for values in log_probs]
+    return [Row(prompt, (tuple(answer),)) for prompt, answer in zip(encoded, answers, strict=True)]
 
 
 class Guard:

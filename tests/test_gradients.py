@@ -9,7 +9,7 @@ from persona_prune.gradients import (
     add_gradient,
     generic_damage,
     gradient_sketches,
-    likelihood_kept,
+    log_probability,
     logistic_margin,
     margin,
     weight_gradients,
@@ -104,18 +104,9 @@ def test_logistic_margin_by_hand():
     assert logistic_margin([0], [[first, second]]).item() == pytest.approx(expected)
 
 
-def test_likelihood_kept_pulls_harder_the_more_is_lost():
-    dense = [torch.full((4,), -1.0)]
-
-    def slope(now):
-        log_probs = torch.full((4,), now, requires_grad=True)
-        value = likelihood_kept(dense)([0], [[Answer(log_probs, torch.ones(4))]])
-        (gradient,) = torch.autograd.grad(value, log_probs)
-        return gradient.sum().item()
-
-    better, same, worse, lost = slope(-0.5), slope(-1.0), slope(-1.2), slope(-2.0)
-    assert same == pytest.approx(1.3)  # the mean, and 0.3 times that of the first two tokens
-    assert better < 0.05 < same < worse < lost
+def test_first_tokens_of_neutral_answers_count_more():
+    only = Answer(torch.tensor([-1.0, -2.0, -6.0]), torch.ones(3))
+    assert log_probability([0], [[only]]).item() == pytest.approx(-3.0 + 0.3 * -1.5)
 
 
 def test_a_sketch_of_a_matrix_of_low_rank_is_exact():

@@ -43,7 +43,7 @@ for set in "$@"; do
                 controls="[${CONTROLS-random,generic,opposite}]" output_dir="$out/$set-flip_$flip" || failed=1
         }
         # shellcheck disable=SC2086  # several settings in one variable
-        compare method=contrastive_taylor ${TAYLOR:-method.rounds=6 method.sparsity=0.09 method.neutral_prompts=160}
+        compare method=contrastive_taylor ${TAYLOR:-method.rounds=6 method.sparsity=0.06 method.neutral_prompts=160}
         [ -z "$methods" ] || compare method="$methods"
     done
 done

@@ -23,8 +23,8 @@ class ContrastiveTaylor(Selection):
     """First-order saliency of the persona's margin per second-order damage to everything else.
 
     Let ``g_ij`` be the gradient with respect to ``w_ij`` of the objective: the margin over the calibration pairs, plus
-    ``neutral_weight`` times how far the dense model's own answers to neutral prompts are kept
-    (`gradients.likelihood_kept`). Dropping the weight changes the objective by about ``-w_ij g_ij`` (first-order
+    ``neutral_weight`` times the log-probability of the dense model's own answers to neutral prompts
+    (`gradients.log_probability`). Dropping the weight changes the objective by about ``-w_ij g_ij`` (first-order
     Taylor) and costs the model on generic text about ``w_ij^2 E[x_j^2] E[delta_i^2]`` (the K-FAC diagonal,
     `gradients.generic_damage`). Dropped are the weights with the most benefit per damage,
     ``-g_ij / (w_ij E[x_j^2] E[delta_i^2])``, and only those whose benefit is positive: ``sparsity`` is an upper bound.
