@@ -25,7 +25,8 @@ def verdict(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
             sentences.append("At that cost the choice figures say nothing about a persona.")
     if "capability/neutral_drift" in metrics:
         drift = metrics["capability/neutral_drift"]
-        sentences.append(f"On neutral prompts the dense model's own answers lose {drift:.3f} nats per token.")
+        change = f"lose {drift:.3f}" if drift >= 0 else f"gain {-drift:.3f}"
+        sentences.append(f"On neutral prompts the dense model's own answers {change} nats per token.")
     return sentences + _survival(metrics, controls)
 
 
