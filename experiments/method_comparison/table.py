@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.figures import interval, load, number
+from experiments.figures import interval, load, load_samples, number
+from persona_prune.evaluators.base import EvalResult
+from persona_prune.statistics import compare
 
 ORDER = [
     "none",
@@ -27,7 +29,8 @@ COLUMNS = [
     "per token",
     "content",
     "margin",
-    "p (margin, dense)",
+    "p (per token)",
+    "p (margin)",
     "own answers",
     "margin - random",
     "margin - generic",
@@ -44,18 +47,30 @@ BUILD = ("generic", "signature", "gradient", "mask", "baseline")
 def main(directory: Path) -> None:
     """Print one table for every persona set and pole under ``directory``."""
     for group in sorted(path for path in directory.iterdir() if path.is_dir()):
-        runs = [load(path) for path in sorted(group.glob("*/metrics.json"))]
+        runs = {path.parent: load(path) for path in sorted(group.glob("*/metrics.json"))}
         if not runs:
             continue
-        runs.sort(key=lambda run: ORDER.index(run[0]["method"]["name"]))
-        config, metrics = runs[0]
+        config, _ = next(iter(runs.values()))
         target = "not_matching" if config["persona"]["flip"] else "matching"
-        items = sum(1 for _ in (sorted(group.glob("*/samples/choice.jsonl"))[0]).open())
+        samples = {path: load_samples(path, "choice") for path in runs}
+        items = len(next(iter(samples.values())).samples)
+        # A mask without such a control is paired with the run of random masks that drop the same share of every row.
+        random = {run["method"]["sparsity"]: samples[path] for path, (run, _) in runs.items() if _is(run, "random")}
         print(f"\n### {config['persona']['name']}, target: the `{target}` answers ({items} test items)\n")
         print("| " + " | ".join(COLUMNS) + " |")
         print("|---" * len(COLUMNS) + "|")
-        for config, metrics in runs:
-            print(row(config, metrics))
+        for path, (config, metrics) in sorted(runs.items(), key=lambda run: ORDER.index(run[1][0]["method"]["name"])):
+            figures = dict(metrics)
+            reference = random.get(config["method"].get("sparsity"))
+            if reference is not None and "choice/margin_vs_random" not in metrics and not _is(config, "random"):
+                figures |= against(samples[path], reference)
+            print(row(config, figures))
+
+
+def against(result: EvalResult, reference: EvalResult) -> dict[str, float]:
+    """Return the margin of one run minus that of a run of random masks, as a run with that control reports it."""
+    found, key = compare(result, reference)["margin"], "choice/margin_vs_random"
+    return {key: found.delta, f"{key}_low": found.low, f"{key}_high": found.high, f"{key}_p": found.p}
 
 
 def row(config: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
@@ -65,6 +80,7 @@ def row(config: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
     cells = [name if method["name"] != "none" else "dense"]
     for metric in ("accuracy", "accuracy_norm", "accuracy_content", "margin"):
         cells.append(interval(metrics, f"choice/{metric}", "+.2f" if metric == "margin" else ".3f"))
+    cells.append(number(metrics, "choice/accuracy_norm_p", ".2g"))
     cells.append(number(metrics, "choice/margin_p", ".2g"))
     cells.append(number(metrics, "choice/matching_log_prob_delta", "+.2f"))
     for control in ("random", "generic", "opposite"):
@@ -77,6 +93,10 @@ def row(config: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
     cells.append(f"{seconds:.0f}")
     cells.append(f"{metrics['mask/bytes'] / 1e6:.3g}")
     return "| " + " | ".join(cells) + " |"
+
+
+def _is(config: Mapping[str, Any], method: str) -> bool:
+    return bool(config["method"]["name"] == method)
 
 
 if __name__ == "__main__":

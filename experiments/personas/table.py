@@ -30,7 +30,9 @@ def main(directory: Path) -> None:
     """Print one line for every run under ``directory``."""
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
-    runs = [load(path) for path in sorted(directory.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)]
+    found = [load(path) for path in sorted(directory.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)]
+    # Other evaluators, methods or dense runs in the same directory are no part of the table, nor of Holm's family.
+    runs = [(config, metrics) for config, metrics in found if _belongs(config, metrics)]
     adjusted = holm({place: metrics["choice/margin_p"] for place, (_, metrics) in enumerate(runs)})
     for place, (config, metrics) in enumerate(runs):
         print(row(config, metrics, adjusted[place]))
@@ -50,6 +52,10 @@ def row(config: Mapping[str, Any], metrics: Mapping[str, float], adjusted: float
     cells.append(number(metrics, "mask/sparsity", ".2%"))
     cells.append(number(metrics, "mask/build_s", ".0f"))
     return "| " + " | ".join(cells) + " |"
+
+
+def _belongs(config: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
+    return config["method"]["name"] == "contrastive_taylor" and "choice/margin_p" in metrics
 
 
 if __name__ == "__main__":
