@@ -16,6 +16,7 @@ from persona_prune import report
 from persona_prune.apply import masked
 from persona_prune.baselines.prompt import SystemPrompt
 from persona_prune.config import Plan
+from persona_prune.doubts import doubts
 from persona_prune.evaluators.base import EvalResult, Progress
 from persona_prune.mask_building import Builder, Built
 from persona_prune.models import LoadedModel, cache_root
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 Results = dict[str, EvalResult]
 
-_EVALUATION_VERSION = 3  # raise it whenever an evaluator would give other figures, so that cached ones are not reused
+_EVALUATION_VERSION = 4  # raise it whenever an evaluator would give other figures, so that cached ones are not reused
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
         tracked.fail()
         raise
     log.info("%s", report.summary_lines(plan.name, metrics, list(arms.controls)))
+    for doubt in doubts(metrics):
+        log.warning("  ! %s", doubt)
     log.info("report: %s", run.path / "report.html")
     return metrics
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from persona_prune.doubts import doubts
+
 _WRECKED = 1.5  # perplexity ratio beyond which a two-way choice says nothing
 
 
@@ -27,7 +29,7 @@ def verdict(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
         drift = metrics["capability/neutral_drift"]
         change = f"lose {drift:.3f}" if drift >= 0 else f"gain {-drift:.3f}"
         sentences.append(f"On neutral prompts the dense model's own answers {change} nats per token.")
-    return sentences + _survival(metrics, controls)
+    return [*sentences, *doubts(metrics), *_survival(metrics, controls)]
 
 
 _CONTROL_WORDS = {

@@ -23,6 +23,7 @@ ORDER = [
     ["methods", "baselines"],
     ["evaluators"],
     ["statistics"],
+    ["doubts"],
     ["report", "tracking", "verdict"],
     ["config"],
     ["run_directory", "command_line", "tasks"],

@@ -5,8 +5,8 @@
 #
 # DATA holds ai_persona/{power,wealth}_seeking.jsonl and machine_mindset/*.jsonl; SET is one of the names below.
 # What is finished is skipped, so an interrupted comparison goes on where it was. In the environment: MODEL, METHODS
-# (a comma list, without contrastive_taylor), TAYLOR (its settings), CONTROLS, PAIRS and ITEMS (how many to calibrate on
-# and to test on), OUT.
+# (a comma list, without contrastive_taylor), TAYLOR (its settings, or SKIP), CONTROLS, PAIRS and ITEMS (how many to
+# calibrate on and to test on), EXTRA (settings of every run), OUT.
 set -eu
 here=$(dirname "$0")
 failed=0
@@ -34,16 +34,17 @@ for set in "$@"; do
             perceiving_judging-false) prompt="You keep your options open and adapt as things come." ;;
             perceiving_judging-true) prompt="You plan ahead, decide early and like things settled." ;;
         esac
+        # shellcheck disable=SC2086  # several settings in one variable
         compare() {
             python -m persona_prune.run --multirun "$@" \
                 model="${MODEL:-smollm2_135m}" study=method_comparison tracker=none \
                 persona=custom persona.name="$set" persona.flip=$flip "persona.system_prompt='$prompt'" \
                 calibration=pairs calibration.path="$file" calibration.split=calibration calibration.limit="${PAIRS:-null}" \
                 evaluator.choice.path="$file" evaluator.choice.split=test evaluator.choice.limit="${ITEMS:-200}" \
-                controls="[${CONTROLS-random,generic,opposite}]" output_dir="$out/$set-flip_$flip" || failed=1
+                controls="[${CONTROLS-random,generic,opposite}]" output_dir="$out/$set-flip_$flip" ${EXTRA-} || failed=1
         }
         # shellcheck disable=SC2086  # several settings in one variable
-        compare method=contrastive_taylor ${TAYLOR:-method.rounds=6 method.sparsity=0.06 method.neutral_prompts=160}
+        [ "${TAYLOR-}" = SKIP ] || compare method=contrastive_taylor ${TAYLOR:-method.rounds=6 method.sparsity=0.06}
         [ -z "$methods" ] || compare method="$methods"
     done
 done

@@ -25,6 +25,7 @@ ORDER = [
 ]
 COLUMNS = [
     "method",
+    "items",
     "accuracy",
     "per token",
     "content",
@@ -53,10 +54,9 @@ def main(directory: Path) -> None:
         config, _ = next(iter(runs.values()))
         target = "not_matching" if config["persona"]["flip"] else "matching"
         samples = {path: load_samples(path, "choice") for path in runs}
-        items = len(next(iter(samples.values())).samples)
         # A mask without such a control is paired with the run of random masks that drop the same share of every row.
         random = {run["method"]["sparsity"]: samples[path] for path, (run, _) in runs.items() if _is(run, "random")}
-        print(f"\n### {config['persona']['name']}, target: the `{target}` answers ({items} test items)\n")
+        print(f"\n### {config['persona']['name']}, target: the `{target}` answers, test part\n")
         print("| " + " | ".join(COLUMNS) + " |")
         print("|---" * len(COLUMNS) + "|")
         for path, (config, metrics) in sorted(runs.items(), key=lambda run: ORDER.index(run[1][0]["method"]["name"])):
@@ -64,7 +64,7 @@ def main(directory: Path) -> None:
             reference = random.get(config["method"].get("sparsity"))
             if reference is not None and "choice/margin_vs_random" not in metrics and not _is(config, "random"):
                 figures |= against(samples[path], reference)
-            print(row(config, figures))
+            print(row(config, figures, len(samples[path].samples)))
 
 
 def against(result: EvalResult, reference: EvalResult) -> dict[str, float]:
@@ -73,11 +73,11 @@ def against(result: EvalResult, reference: EvalResult) -> dict[str, float]:
     return {key: found.delta, f"{key}_low": found.low, f"{key}_high": found.high, f"{key}_p": found.p}
 
 
-def row(config: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
-    """Return one line of a table."""
+def row(config: Mapping[str, Any], metrics: Mapping[str, float], items: int) -> str:
+    """Return one line of a table; ``items`` is how many questions were asked."""
     method = config["method"]
     name = method["name"] + (f" {method['sparsity']:g}" if "sparsity" in method else "")
-    cells = [name if method["name"] != "none" else "dense"]
+    cells = [name if method["name"] != "none" else "dense", str(items)]
     for metric in ("accuracy", "accuracy_norm", "accuracy_content", "margin"):
         cells.append(interval(metrics, f"choice/{metric}", "+.2f" if metric == "margin" else ".3f"))
     cells.append(number(metrics, "choice/accuracy_norm_p", ".2g"))

@@ -24,10 +24,10 @@ class Choice:
     token, only where neither answer begins with yes or no), ``margin`` (per-token log-probability of matching minus not
     matching, nats), ``matching_log_prob`` (per token: a margin that grows while this falls is an opposite gone, not a
     persona found), ``yes_rate`` (where one answer begins with yes and the other with no: is yes the likelier one per
-    token?). A tie counts half. ``moved_away``: against the dense model, did this item's margin fall? Two scores need no
-    model and say what a shortcut would get: ``shortest`` (always take the shorter answer, in characters) and
-    ``always_yes`` (where ``yes_rate`` applies). For a mix of personas also ``accuracy_<persona>`` and so on, over the
-    items of each.
+    token?), ``shorter_rate`` (where one answer has fewer characters: is it the likelier one in sum?). A tie counts
+    half. ``moved_away``: against the dense model, did this item's margin fall? Two scores need no model and say what a
+    shortcut would get: ``shortest`` (always take the shorter answer) and ``always_yes`` (where ``yes_rate`` applies).
+    For a mix of personas also ``accuracy_<persona>`` and so on, over the items of each.
 
     Attributes:
         path: a pair file (JSONL or CSV), or null for the persona's embedded test pairs.
@@ -106,7 +106,8 @@ class Choice:
 def _sample(number: int, pair: Pair, totals: tuple[float, float], tokens: tuple[int, int]) -> dict[str, Any]:
     per_token = totals[0] / tokens[0], totals[1] / tokens[1]
     margin = per_token[0] - per_token[1]
-    norm = _verdict(margin)
+    in_sum, norm = _verdict(totals[0] - totals[1]), _verdict(margin)
+    longer = len(pair.matching) - len(pair.not_matching)  # in characters
     begins = _first_yes_no(pair.matching), _first_yes_no(pair.not_matching)
     always_yes = float(begins[0] == "yes") if set(begins) == {"yes", "no"} else None
     return {
@@ -117,13 +118,14 @@ def _sample(number: int, pair: Pair, totals: tuple[float, float], tokens: tuple[
         "log_prob": list(totals),
         "tokens": list(tokens),
         "values": {
-            "accuracy": _verdict(totals[0] - totals[1]),
+            "accuracy": in_sum,
             "accuracy_norm": norm,
             "accuracy_content": norm if begins == (None, None) else None,
             "margin": margin,
             "matching_log_prob": per_token[0],
             "yes_rate": None if always_yes is None else norm if always_yes else 1 - norm,
-            "shortest": _verdict(len(pair.not_matching) - len(pair.matching)),
+            "shorter_rate": None if longer == 0 else 1 - in_sum if longer > 0 else in_sum,
+            "shortest": _verdict(-longer),
             "always_yes": always_yes,
         },
     }

@@ -24,6 +24,7 @@ def test_verdicts_by_hand():
         "margin": pytest.approx(1.5),
         "matching_log_prob": -1.0,
         "yes_rate": None,
+        "shorter_rate": 1.0,
         "shortest": 0.0,
         "always_yes": None,
     }
@@ -41,6 +42,8 @@ def test_yes_and_no():
 def test_what_shortcuts_score():
     assert values("Yes.", "No, never.", (-1.0, -2.0), (1, 1))["shortest"] == 1.0
     assert values("abc", "xyz", (-1.0, -2.0), (1, 1))["shortest"] == 0.5
+    assert values("abc", "xyz", (-1.0, -2.0), (1, 1))["shorter_rate"] is None
+    assert values("Yes.", "No, never.", (-2.0, -1.0), (1, 1))["shorter_rate"] == 0.0
     assert values("Yes.", "No, never.", (-2.0, -1.0), (1, 1))["always_yes"] == 1.0
     assert values("No, never.", "Yes.", (-2.0, -1.0), (1, 1))["always_yes"] == 0.0
 

@@ -1,0 +1,87 @@
+"""Reasons not to take a run's figures for a persona, each told from the figures themselves."""
+
+from collections.abc import Iterator, Mapping
+
+_OWN_LOSS = 0.5  # nats per token that the persona's own answers may lose before the opposite's loss explains a margin
+_HABIT = 0.9  # share of items beyond which one answer is a habit, whatever is asked
+_ITEMS = 0.1  # share of a questionnaire's variance below which the statements hardly matter
+_UNREADABLE = 0.5  # share of answers in words that name no option
+_DEGENERATE = 0.2  # share of open answers beyond the dense model's that are no text
+_SHIFT = 0.2  # change of one first word's share among neutral answers beyond which that word takes over
+_ALIGNMENT = ("choice/", "multiple_choice/", "questionnaire/", "generation/", "lm_eval/")
+
+
+def doubts(metrics: Mapping[str, float]) -> list[str]:
+    """Return one sentence for every sign that a figure stands for a habit or a wreck, not for a persona.
+
+    Args:
+        metrics: a run's, as in ``metrics.json``.
+    """
+    return [*_cost(metrics), *_choice(metrics), *_options(metrics), *_questionnaire(metrics), *_generation(metrics)]
+
+
+def _cost(metrics: Mapping[str, float]) -> Iterator[str]:
+    measured = any(key.startswith(_ALIGNMENT) for key in metrics)
+    if metrics.get("mask/sparsity", 0.0) > 0 and measured and "capability/perplexity_ratio" not in metrics:
+        yield (
+            "What the mask costs was not measured, and a wrecked model can score well on a choice of two: "
+            "add capability to evaluator=[...]."
+        )
+    shift = metrics.get("capability/neutral_first_word_shift", 0.0)
+    if shift > _SHIFT:
+        yield f"On neutral prompts one first word changed its share by {shift:.2f}: a word takes over, not a persona."
+
+
+def _choice(metrics: Mapping[str, float]) -> Iterator[str]:
+    high = metrics.get("choice/matching_log_prob_delta_high", 0.0)
+    if metrics.get("choice/margin_delta", 0.0) > 0 and high < -_OWN_LOSS:
+        lost = -metrics["choice/matching_log_prob_delta"]
+        yield (
+            f"The persona's own answers lost {lost:.2f} nats per token: the opposite went further, but the persona "
+            "was not found."
+        )
+    yield from _one_word("choice", metrics, "accuracy_content tells what is left without such items")
+    share = metrics.get("choice/shorter_rate", 0.0)
+    if share >= _HABIT:
+        yield (
+            f"In sum the shorter answer won {share:.0%} of the items, and always taking it would score "
+            f"{metrics['choice/shortest']:.3f}: read the figures per token."
+        )
+
+
+def _options(metrics: Mapping[str, float]) -> Iterator[str]:
+    yield from _one_word("multiple_choice", metrics, "the questions hardly matter")
+    if "multiple_choice/accuracy_low" in metrics and metrics["multiple_choice/accuracy_low"] <= (
+        chance := metrics["multiple_choice/chance"]
+    ):
+        yield f"On questions with several options it is not shown to be better than chance ({chance:.3f})."
+
+
+def _one_word(evaluator: str, metrics: Mapping[str, float], advice: str) -> Iterator[str]:
+    key = f"{evaluator}/yes_rate"
+    rate = metrics.get(key)
+    if rate is not None and max(rate, 1 - rate) >= _HABIT:
+        word = "yes" if rate >= _HABIT else "no"
+        yield f"It prefers {word} in {max(rate, 1 - rate):.0%} of the yes/no items of {evaluator}: {advice}."
+
+
+def _questionnaire(metrics: Mapping[str, float]) -> Iterator[str]:
+    share = metrics.get("questionnaire/share_items")
+    if share is not None and share < _ITEMS:
+        yield (
+            f"Only {share:.0%} of the variance of its answers to the questionnaire lies between statements "
+            f"({metrics['questionnaire/share_orders']:.0%} between orders of the options): its scores say little."
+        )
+    for place in ("first", "last"):
+        taken = metrics.get(f"questionnaire/{place}_listed", 0.0)
+        if taken >= _HABIT:
+            yield f"It takes the option listed {place} with a probability of {taken:.2f}, whatever the statement."
+    unread = metrics.get("questionnaire/unparsable", 0.0) + metrics.get("questionnaire/refused", 0.0)
+    if unread > _UNREADABLE:
+        yield f"In words, {unread:.0%} of its answers to the questionnaire name no option."
+
+
+def _generation(metrics: Mapping[str, float]) -> Iterator[str]:
+    share = metrics.get("generation/degenerate")
+    if share is not None and share - metrics.get("dense/generation/degenerate", 0.0) > _DEGENERATE:
+        yield f"{share:.0%} of its open answers are empty, loops or no text: whom they sound like says nothing."
