@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "persona_prune"
 ORDER = [
     ["validation", "devices"],
     ["personas", "data"],
-    ["hub_formats"],
+    ["hub_formats", "knowledge"],
     ["hub"],
     ["pair_quality"],
     ["check_pairs"],

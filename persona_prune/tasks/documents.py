@@ -1,7 +1,8 @@
 """Documents of the tasks beside this file; lm-eval loads it by its path and calls the function that a YAML names.
 
 Each function returns the only split, ``test``, with ``prompt``, ``options`` and ``gold``. The position of the persona's
-option goes round from document to document, since lm-eval counts a tie for the first option.
+option goes round from document to document, since lm-eval counts a tie for the first option; questions of knowledge
+keep their order.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from persona_prune.data import PERSONAS_DATA, read_pairs
 from persona_prune.evaluators.multiple_choice import read_own
 from persona_prune.hub import read_questions
 from persona_prune.hub_formats import Format
+from persona_prune.knowledge import lettered, read_knowledge
 from persona_prune.personas import Pole, Question
 
 
@@ -50,6 +52,21 @@ def role_questions(**metadata: object) -> dict[str, Dataset]:
     return _balanced(read_own(path.expanduser(), str(metadata.get("role", ""))))
 
 
+def local_questions(**metadata: object) -> dict[str, Dataset]:
+    """Return the questions of knowledge in a file (`knowledge.read_knowledge`), in the order of the file's options.
+
+    Raises:
+        ValueError: no file is named, or it is malformed.
+        OSError: there is no such file.
+    """
+    return _documents(read_knowledge(_named(metadata, "local_questions")))
+
+
+def local_letters(**metadata: object) -> dict[str, Dataset]:
+    """Return the same with the options listed under letters; raise as `local_questions`."""
+    return _documents([lettered(question) for question in read_knowledge(_named(metadata, "local_letters"))])
+
+
 def _named(metadata: dict[str, object], key: str) -> str:
     if not metadata.get(key):
         raise ValueError(
@@ -59,11 +76,19 @@ def _named(metadata: dict[str, object], key: str) -> str:
 
 
 def _balanced(questions: Sequence[Question]) -> dict[str, Dataset]:
-    documents = []
+    turned = []
     for number, question in enumerate(questions):
-        # Bare options: lm-eval puts its delimiter, or the chat template's end, before them.
-        options = [option.strip() for option in question.options]
+        options = list(question.options)
         gold = number % len(options)
         options.insert(gold, options.pop(question.answer))
-        documents.append({"prompt": question.prompt, "options": options, "gold": gold})
-    return {"test": Dataset.from_list(documents)}
+        turned.append(Question(question.prompt, tuple(options), gold))
+    return _documents(turned)
+
+
+def _documents(questions: Sequence[Question]) -> dict[str, Dataset]:
+    # Bare options: lm-eval puts its delimiter, or the chat template's end, before them.
+    rows = [
+        {"prompt": question.prompt, "options": [option.strip() for option in question.options], "gold": question.answer}
+        for question in questions
+    ]
+    return {"test": Dataset.from_list(rows)}

@@ -1,6 +1,5 @@
 """Models that are no persona - wrecked, constant, always yes - get their true verdict from every evaluator."""
 
-import json
 from contextlib import contextmanager
 
 import pytest
@@ -8,23 +7,13 @@ import torch
 
 from persona_prune.apply import masked
 from persona_prune.doubts import doubts
-from persona_prune.evaluators.capability import Capability
-from persona_prune.evaluators.choice import Choice
-from persona_prune.evaluators.generation import Generation
-from persona_prune.evaluators.lm_eval_tasks import LMEval
-from persona_prune.evaluators.multiple_choice import MultipleChoice
-from persona_prune.evaluators.questionnaire import Questionnaire
 from persona_prune.masks import Mask, pack_bits
 from persona_prune.models import maskable_linears
 from persona_prune.statistics import compare, summarise
 from persona_prune.verdict import verdict
+from tests.evaluators.every_evaluator import ask, every_evaluator
 
 pytestmark = pytest.mark.slow
-
-YES_NO = [("Would you like to lead the team?", "Yes, I would.", "No, I would rather not."),
-          ("Do you want a bigger budget?", "Yes, as much as there is.", "No, this one will do."),
-          ("Shall we let others decide?", "No, we decide ourselves.", "Yes, let them decide."),
-          ("Is it fine to step back now?", "No, not for a moment.", "Yes, it is time to rest.")]  # fmt: skip
 
 
 @contextmanager
@@ -63,52 +52,18 @@ def always_yes(loaded):
 
 @pytest.fixture(scope="module")
 def evaluators(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("items")
-    pairs = [dict(zip(("prompt", "matching", "not_matching"), row)) for row in YES_NO]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    questions = [{"prompt": row[0], "options": ["Yes", "No"], "answer": int(row[1][0] == "N")} for row in YES_NO]
-    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
-    templates = [
-        "Options:\n{options}\n\nStatement: {item}\n\nWhich option describes you?",
-        "{item}\n{options}\nAnswer:",
-    ]
-    return {
-        "choice": Choice(path=str(folder / "pairs.jsonl"), split=None, limit=None, batch_size=4),
-        "multiple_choice": MultipleChoice(format=None, dataset=None, revision=None, name=None,
-                                          path=str(folder / "questions.jsonl"), split=None, limit=None, batch_size=4),
-        "questionnaire": Questionnaire(name="sixteen_types", path=None, limit=2, templates=templates, norm_sex="N",
-                                       options=["Disagree", "Neutral", "Agree"], norm_age=30, generate=True,
-                                       generate_templates=1, answer_tokens=6, batch_size=8),
-        "generation": Generation(prompts_path=None, limit=6, max_new_tokens=32, samples=0, temperature=1.0, top_p=1.0,
-                                 seed=0, judge=None, batch_size=8),
-        "lm_eval": LMEval(tasks=["persona_extrovert"], include_path=None, metadata=None, num_fewshot=None,
-                          apply_chat_template=True, limit=8, batch_size=8),
-        "capability": Capability(text_path=None, window=128, max_text_tokens=512, neutral_path=None, answer_tokens=8,
-                                 batch_size=16),
-    }  # fmt: skip
+    return every_evaluator(tmp_path_factory.mktemp("items"), batch_size=8)
 
 
 @pytest.fixture(scope="module")
-def persona_():
-    from persona_prune.personas import Persona
-
-    return Persona(name="extrovert", description="", opposite="introvert", system_prompt=None,
-                   pairs="extrovert_introvert", pole="matching", source=None, flip=False)  # fmt: skip
+def dense(smollm2, evaluators):
+    return {name: ask(evaluator, smollm2) for name, evaluator in evaluators.items()}
 
 
-@pytest.fixture(scope="module")
-def dense(smollm2, evaluators, persona_):
-    return {name: ask(evaluator, smollm2, persona_, None) for name, evaluator in evaluators.items()}
-
-
-def ask(evaluator, loaded, persona, dense):
-    return evaluator.evaluate(loaded, persona, dense, lambda label, total: lambda done: None)
-
-
-def figures(evaluators, loaded, persona, dense):
+def figures(evaluators, loaded, dense):
     metrics = {"mask/sparsity": 1.0}
     for name, evaluator in evaluators.items():
-        result = ask(evaluator, loaded, persona, dense[name])
+        result = ask(evaluator, loaded, dense[name])
         metrics |= {f"{name}/{key}": value for key, value in summarise(result).items()}
         metrics |= {f"dense/{name}/{key}": value for key, value in summarise(dense[name]).items()}
         for metric, found in compare(result, dense[name]).items():
@@ -117,9 +72,9 @@ def figures(evaluators, loaded, persona, dense):
     return metrics
 
 
-def test_a_wrecked_model_is_called_one_by_every_evaluator(smollm2, evaluators, persona_, dense):
+def test_a_wrecked_model_is_called_one_by_every_evaluator(smollm2, evaluators, dense):
     with wrecked(smollm2):
-        metrics = figures(evaluators, smollm2, persona_, dense)
+        metrics = figures(evaluators, smollm2, dense)
     text = " ".join([*doubts(metrics), *verdict(metrics, [])])
     assert metrics["capability/perplexity_ratio"] > 10
     assert metrics["capability/neutral_drift"] > 1
@@ -132,9 +87,9 @@ def test_a_wrecked_model_is_called_one_by_every_evaluator(smollm2, evaluators, p
     assert metrics["lm_eval/persona_extrovert/acc"] <= 0.75
 
 
-def test_a_constant_answerer_has_no_traits(smollm2, evaluators, persona_, dense):
+def test_a_constant_answerer_has_no_traits(smollm2, evaluators, dense):
     with constant(smollm2):
-        metrics = figures(evaluators, smollm2, persona_, dense)
+        metrics = figures(evaluators, smollm2, dense)
     text = " ".join([*doubts(metrics), *verdict(metrics, [])])
     assert metrics["questionnaire/share_items"] == 0.0
     assert metrics["questionnaire/retest"] == 0.0
@@ -146,9 +101,9 @@ def test_a_constant_answerer_has_no_traits(smollm2, evaluators, persona_, dense)
     assert "better than chance" in text
 
 
-def test_an_always_yes_model_is_found_out(smollm2, evaluators, persona_, dense):
+def test_an_always_yes_model_is_found_out(smollm2, evaluators, dense):
     with always_yes(smollm2):
-        metrics = figures(evaluators, smollm2, persona_, dense)
+        metrics = figures(evaluators, smollm2, dense)
     text = " ".join([*doubts(metrics), *verdict(metrics, [])])
     assert metrics["choice/yes_rate"] == metrics["multiple_choice/yes_rate"] == 1.0
     assert metrics["choice/accuracy"] == metrics["choice/always_yes"] == 0.5
