@@ -28,8 +28,9 @@ from persona_prune.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
-_VERSION = 3  # of what follows: raise it whenever a mask would come out differently, so that cached ones are not reused
+_VERSION = 4  # of what follows: raise it whenever a mask would come out differently, so that cached ones are not reused
 _BUDGET_STEPS = 3
+_SMALLEST_STEPS = 7  # so many halvings before nothing is dropped at all
 _OWN_ANSWERS = 16
 _OBJECTIVES = {"logistic": gradients.logistic_margin, "linear": gradients.margin}
 
@@ -214,14 +215,16 @@ class GradientBuilder:
             }
             return after, 0.0
         total = sum(score.numel() for score in scored.values())
-        count = more(method.sparsity * total)
+        count = min(more(method.sparsity * total), sum(int((score > 0).sum()) for score in scored.values()))
         threshold = threshold_of_best(scored.values(), count)
         after = {name: dropped[name] | (score > threshold) for name, score in scored.items()}
         if guard is None or self._affordable(guard, after, description):
             return after, threshold
         low, high = 0.0, 1.0  # shares of this round's drops: affordable, and not
         after, threshold = dropped, torch.inf
-        for _ in range(_BUDGET_STEPS):
+        steps = 0
+        while steps < _BUDGET_STEPS or (low == 0.0 and steps < _SMALLEST_STEPS):
+            steps += 1
             share = (low + high) / 2
             candidate = threshold_of_best(scored.values(), int(share * count))
             tried = {name: dropped[name] | (score > candidate) for name, score in scored.items()}

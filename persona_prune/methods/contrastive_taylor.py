@@ -15,6 +15,7 @@ from persona_prune.methods.selection import Selection
 from persona_prune.validation import STRICT, PositiveInt
 
 _DAMPING = 1e-3
+_OUTPUT_DAMPING = 0.1
 _LARGEST_SHARE = 0.2
 _MOST_ROUNDS = 6
 
@@ -99,7 +100,11 @@ class ContrastiveTaylor(Selection):
 
 
 def benefit_per_damage(weight: Tensor, gradient: Tensor, damage: Damage) -> Tensor:
-    """Return ``-g_ij / (w_ij (E[x_j^2] + damping) E[delta_i^2])``; -inf where nothing is gained.
+    """Return ``-g_ij / (w_ij (E[x_j^2] + damping) (E[delta_i^2] + damping))``; -inf where nothing is gained.
+
+    Both factors are damped, as is usual for K-FAC, or the quotient runs away where both gradients vanish: the queries of
+    an attention head that looks at the first token whatever comes next have an ``E[delta_i^2]`` a million times smaller
+    than those of other heads, since its softmax is saturated, until so many of them are gone that it isn't.
 
     Also -inf for the few weights that carry more than 20% of their output's energy, ``w_ij^2 E[x_j^2]`` against the sum
     over the row. Among them are the super weights (Yu et al. 2024), without which a model is destroyed, while no
@@ -108,7 +113,8 @@ def benefit_per_damage(weight: Tensor, gradient: Tensor, damage: Damage) -> Tens
     Args:
         weight: ``[out_features, in_features]`` float32; zeros, such as dropped weights, gain nothing.
         gradient: of the objective, same shape.
-        damage: of this Linear on generic text; ``E[x_j^2]`` is damped by a thousandth of its mean.
+        damage: of this Linear on generic text; ``E[x_j^2]`` is damped by a thousandth of its mean, ``E[delta_i^2]`` by
+            a tenth.
 
     Returns:
         ``[out_features, in_features]``, larger = drop.
@@ -116,7 +122,8 @@ def benefit_per_damage(weight: Tensor, gradient: Tensor, damage: Damage) -> Tens
     inputs = (damage.inputs + _DAMPING * damage.inputs.mean()).to(weight.device)
     energy = weight.square() * inputs
     vital = energy > _LARGEST_SHARE * energy.sum(1, keepdim=True)
-    cost = weight * inputs * damage.outputs.to(weight.device)[:, None]
+    outputs = (damage.outputs + _OUTPUT_DAMPING * damage.outputs.mean()).to(weight.device)
+    cost = weight * inputs * outputs[:, None]
     score = gradient / -cost
     # No gain where the quotient is not positive; 0 / 0 and x / 0 are weights that do nothing.
     return score.masked_fill_(~((score > 0) & (score < torch.inf)) | vital, -torch.inf)

@@ -14,8 +14,8 @@ def test_benefit_per_damage_by_hand():
     square = torch.cat([torch.tensor([0.5, 2.0, 1.0, 1.0]), torch.ones(30)])
     damping = 1e-3 * 34.5 / 34
     # Dropping changes the objective by -w g = 6, 4, -0.5, 0, -3...: only the first two gain.
-    # Damage is w^2 E[x^2] E[delta^2] with E[delta^2] = 10.
-    expected = [6 / (40 * (0.5 + damping)), 4 / (10 * (2.0 + damping)), *[-INF] * 32]
+    # Damage is w^2 E[x^2] E[delta^2] with E[delta^2] = 10, and a tenth of it as damping.
+    expected = [6 / (44 * (0.5 + damping)), 4 / (11 * (2.0 + damping)), *[-INF] * 32]
     assert benefit_per_damage(weight, gradient, Damage(square, torch.tensor([10.0])))[0].tolist() == pytest.approx(
         expected
     )
@@ -29,6 +29,14 @@ def test_a_weight_that_carries_its_output_is_never_dropped():
     assert (score[0] > 0).all()
     assert score[1, 7] == -INF
     assert (score[1, :7] > 0).all()
+
+
+def test_outputs_that_no_answer_depends_on_yet_do_not_win():
+    """A saturated head has next to no derivative, until too much of it is gone."""
+    weight = torch.full((2, 8), 0.1)
+    gradient = torch.tensor([[-1.0], [-1e-6]]).expand(2, 8)
+    score = benefit_per_damage(weight, gradient, Damage(torch.ones(8), torch.tensor([1.0, 1e-12])))
+    assert (score[0] > 1e4 * score[1]).all()
 
 
 def test_a_column_that_is_never_active_does_not_give_nan():
