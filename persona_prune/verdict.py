@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from persona_prune.doubts import doubts
 
-_WRECKED = 1.5  # perplexity ratio beyond which a two-way choice says nothing
+WRECKED = 1.5  # perplexity ratio beyond which a two-way choice says nothing
 
 
 def verdict(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
@@ -21,9 +21,9 @@ def verdict(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
         sentences.append(f"{text}: margin {delta:+.3f} nats per token against dense [{low:+.3f}, {high:+.3f}].")
     if "capability/perplexity_ratio" in metrics:
         ratio = metrics["capability/perplexity_ratio"]
-        cost = "little" if ratio <= 1.05 else "noticeably" if ratio <= _WRECKED else "badly"
+        cost = "little" if ratio <= 1.05 else "noticeably" if ratio <= WRECKED else "badly"
         sentences.append(f"It costs general ability {cost}: perplexity {ratio:.3g} times the dense model's.")
-        if ratio > _WRECKED:
+        if ratio > WRECKED:
             sentences.append("At that cost the choice figures say nothing about a persona.")
     if "capability/neutral_drift" in metrics:
         drift = metrics["capability/neutral_drift"]
@@ -44,7 +44,7 @@ def _survival(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str
     """Say in words whether the effect is more than what each control mask does."""
     compared = [name for name in controls if f"choice/margin_vs_{name}" in metrics]
     shifted = metrics.get("choice/margin_delta_low", 0.0) > 0
-    if not compared or not shifted or metrics.get("capability/perplexity_ratio", 1.0) > _WRECKED:
+    if not compared or not shifted or metrics.get("capability/perplexity_ratio", 1.0) > WRECKED:
         return []  # there is no effect that could survive
     sentences = []
     beaten = []

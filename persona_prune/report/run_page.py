@@ -1,37 +1,25 @@
-"""What a person reads: the closing lines of a run, and one self-contained HTML page."""
+"""What a person reads of one run: its closing lines, and one self-contained HTML page."""
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.masks import Mask, difference
+from persona_prune.report.page import environment
+from persona_prune.report.plots import DENSE, INK, MASKED, plotting, svg
 from persona_prune.statistics import item_values
 from persona_prune.verdict import control_table, interval, verdict
 
-matplotlib.use("Agg")
-
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    # A grey that reads on white and on black, as the page follows the reader's colour scheme.
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#808890"),
-}
 _UNNAMED = ("questionnaire", "lm_eval")  # evaluators whose figures depend on what they ask
 _ANSWERS = 8  # shown
-_MASKED, _DENSE = "#3b82c4", "#c4763b"
 
 
 @dataclass(frozen=True)
@@ -83,20 +71,21 @@ def summary_lines(name: str, metrics: Mapping[str, float], controls: Sequence[st
 
 def run_page(facts: RunFacts) -> str:
     """Return the HTML page of one run."""
-    environment = Environment(
-        loader=PackageLoader("persona_prune", "templates"), autoescape=select_autoescape(default=True)
-    )
-    return environment.get_template("run.html").render(
-        name=facts.name,
-        persona=f"{facts.config['persona']['name']}: {facts.config['persona']['description']}",
-        rows=_table(facts.metrics, facts.results),
-        verdict=verdict(facts.metrics, facts.controls),
-        controls=control_table(facts.metrics, facts.controls),
-        plots=_plots(facts),
-        examples=_examples(facts),
-        spoken=_spoken(facts),
-        config=yaml.safe_dump(dict(facts.config), sort_keys=False),
-        facts=_facts(facts),
+    return (
+        environment()
+        .get_template("run.html")
+        .render(
+            name=facts.name,
+            persona=f"{facts.config['persona']['name']}: {facts.config['persona']['description']}",
+            rows=_table(facts.metrics, facts.results),
+            verdict=verdict(facts.metrics, facts.controls),
+            controls=control_table(facts.metrics, facts.controls),
+            plots=_plots(facts),
+            examples=_examples(facts),
+            spoken=_spoken(facts),
+            config=yaml.safe_dump(dict(facts.config), sort_keys=False),
+            facts=_facts(facts),
+        )
     )
 
 
@@ -160,7 +149,7 @@ def _spoken(facts: RunFacts) -> list[dict[str, Any]]:
 
 def _plots(facts: RunFacts) -> list[tuple[str, Markup]]:
     plots = []
-    with matplotlib.rc_context(_STYLE):
+    with plotting():
         if "choice" in facts.results:
             plots.append(("Margin of every item, matching minus not matching", _margins(facts)))
         if facts.mask is not None:
@@ -185,12 +174,12 @@ def _margins(facts: RunFacts) -> Markup:
     values = np.concatenate([list(items.values()) for items in series.values()])
     edges = np.linspace(values.min(), values.max() + 1e-9, 25).tolist()
     for label, items in series.items():
-        axes.hist(list(items.values()), edges, alpha=0.6, label=label, color=_DENSE if label == "dense" else _MASKED)
-    axes.axvline(0, color="#808890", linewidth=1, linestyle=":")
+        axes.hist(list(items.values()), edges, alpha=0.6, label=label, color=DENSE if label == "dense" else MASKED)
+    axes.axvline(0, color=INK, linewidth=1, linestyle=":")
     axes.set_xlabel("log-probability per token, matching minus not matching (nats)")
     axes.set_ylabel("items")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _sparsities(mask: Mask) -> dict[str, float]:
@@ -201,7 +190,7 @@ def _by_layer(shares: Mapping[str, float], label: str) -> Markup:
     """Plot a share by layer, attention and MLP Linears apart."""
     figure = Figure(figsize=(6.4, 3.0), layout="constrained")
     axes: Axes = figure.add_subplot()
-    for kind, colour in (("attention", _MASKED), ("MLP", _DENSE)):
+    for kind, colour in (("attention", MASKED), ("MLP", DENSE)):
         points: dict[int, list[float]] = {}
         for name, share in shares.items():
             if ("mlp" in name) == (kind == "MLP"):
@@ -219,16 +208,9 @@ def _by_layer(shares: Mapping[str, float], label: str) -> Markup:
     axes.set_xlabel("layer")
     axes.set_ylabel(label)
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _layer(name: str) -> int:
     numbers: Sequence[str] = [part for part in name.split(".") if part.isdigit()]
     return int(numbers[0]) if numbers else 0
-
-
-def _svg(figure: Figure) -> Markup:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :])
