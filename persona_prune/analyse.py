@@ -21,7 +21,7 @@ from persona_prune.analysis.tables import overlap_table, similarity_table, sweep
 from persona_prune.apply import masked
 from persona_prune.data import read_prompts
 from persona_prune.evaluators.base import Evaluator
-from persona_prune.masks import FORMAT, Mask
+from persona_prune.masks import FORMATS, Mask
 from persona_prune.methods.saved import load_persona_mask, read_manifest
 from persona_prune.models import LoadedModel, maskable_linears
 from persona_prune.personas import Mix, Persona
@@ -112,7 +112,7 @@ def _analyse(options: argparse.Namespace) -> Section:
     sources = _sources(options.masks)
     manifests = {source.label: read_manifest(source.path) for source in sources}
     _check_one_model({label: str(manifest["model_fingerprint"]) for label, manifest in manifests.items()})
-    rebuilt = any(manifest["format"] != FORMAT for manifest in manifests.values())
+    rebuilt = any(manifest["format"] not in FORMATS for manifest in manifests.values())
     # Items of another run than the first mask's are measured only where they are named.
     runs = [source.run for source in (sources[:1] if options.by else sources)]
     run = _model_run(options.run, runs) if options.cosine or options.by or rebuilt else None

@@ -5,7 +5,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -13,12 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from persona_prune import gradients, signatures
-from persona_prune.apply import Intervention, Masking, check_fits
+from persona_prune.apply import Masking, check_fits
 from persona_prune.baselines.base import Baseline, Material
+from persona_prune.built import Built as Built
+from persona_prune.built import description_of
 from persona_prune.config import Plan, evaluated_prompts
 from persona_prune.contrast import against_own_answers
 from persona_prune.data import without_leaks
-from persona_prune.gradient_building import GradientBuilder, GradientMask
+from persona_prune.gradient_building import GradientBuilder
 from persona_prune.gradients import Damage
 from persona_prune.likelihood import Row, pair_rows
 from persona_prune.masks import Mask, drop_all_of, dropped_like
@@ -27,6 +28,7 @@ from persona_prune.methods.contrastive_taylor import ContrastiveTaylor
 from persona_prune.methods.magnitude import magnitude_like
 from persona_prune.methods.saved import SavedMask
 from persona_prune.methods.selection import Selection
+from persona_prune.methods.signature_recipe import recipe_of
 from persona_prune.models import LoadedModel, maskable_linears
 from persona_prune.neutral import Guard, Neutral, neutral_material
 from persona_prune.personas import Mix, Pair, Persona, content_hash
@@ -38,37 +40,18 @@ log = logging.getLogger(__name__)
 _GUARD_ANSWER_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class Built:
-    """What a run applies.
-
-    Attributes:
-        intervention: makes the dense model the persona.
-        mask: what that is, if it is a mask.
-        opposite: the opposite persona's mask, where it came along for nothing.
-        gradient: for a gradient mask, what is stored of it.
-    """
-
-    intervention: Intervention
-    mask: Mask | None = None
-    opposite: Mask | None = None
-    gradient: GradientMask | None = None
-
-    def save(self, path: Path) -> int:
-        """Write the persona file, unless this is a baseline; return what has to be stored, in bytes."""
-        if self.gradient is not None:
-            return self.gradient.save(path)
-        return self.mask.save(path) if self.mask else self.intervention.bytes
-
-
 class Builder:
-    """Builds for one plan and one dense model, which is dense again after every call."""
+    """Builds for one plan and one dense model, which is dense again after every call.
+
+    ``made_from`` are the files that the persona was made from so far: statistics, or another persona file.
+    """
 
     def __init__(self, plan: Plan, loaded: LoadedModel, run: RunDirectory) -> None:
         self._plan, self._loaded, self._run = plan, loaded, run
         self._asked = evaluated_prompts(plan.persona, plan.evaluators)
         self._neutral_kept: dict[tuple[int, int, int], Neutral] = {}
         self._for_control = False
+        self.made_from: list[Path] = []
 
     @property
     def gamma(self) -> float:
@@ -86,6 +69,7 @@ class Builder:
             return None
         if isinstance(method, SavedMask):
             mask = method.load(maskable_linears(self._loaded.model))
+            self._note(Path(method.path).expanduser())
             check_fits(self._loaded.model, mask, self._loaded.fingerprint)
             return Built(Masking(mask, method.gamma), mask)
         if isinstance(method, Selection):
@@ -113,6 +97,11 @@ class Builder:
                 assert other is not None
                 yield name, [other]
 
+    def _note(self, source: Path) -> None:
+        """Remember a file that the persona, not a control, is made from."""
+        if not self._for_control and source not in self.made_from:
+            self.made_from.append(source)
+
     def _stage(self, name: str) -> AbstractContextManager[None]:
         """Time a part of the work; what controls take is counted apart."""
         return self._run.stage("controls" if self._for_control else name)
@@ -120,23 +109,28 @@ class Builder:
     def _mask(self, method: Selection, label: str) -> Built:
         """Return the mask of the plan's persona; of its opposite, or of nobody, if ``label`` says so."""
         persona = self._plan.persona
-        parts = [(part.name, self._pairs(part), share) for part, share in persona.parts]
+        parts: list[tuple[Persona | Mix, tuple[Pair, ...], float]] = [
+            (part, self._pairs(part), share) for part, share in persona.parts
+        ]
         if isinstance(persona, Mix) and persona.pooled:
-            parts = [(persona.name, tuple(pair for _, pairs, _ in parts for pair in pairs), 1.0)]
-        built = [self._part(method.shared(share), name, pairs, label) for name, pairs, share in parts]
+            parts = [(persona, tuple(pair for _, pairs, _ in parts for pair in pairs), 1.0)]
+        built = [self._part(method.shared(share), part, pairs, label) for part, pairs, share in parts]
         if len(built) == 1:
             return built[0]
-        description = self._description(method, persona.name)
+        description = description_of(self._plan, method, persona)
         mask = drop_all_of([part.mask for part in built if part.mask], description)
         opposites = [part.opposite for part in built if part.opposite]
         opposite = drop_all_of(opposites, description) if len(opposites) == len(built) else None
         return Built(Masking(mask, method.gamma), mask, opposite)
 
-    def _part(self, method: Selection, name: str, own_pairs: Sequence[Pair], label: str) -> Built:
+    def _part(self, method: Selection, persona: Persona | Mix, own_pairs: Sequence[Pair], label: str) -> Built:
         pairs = oriented(own_pairs, label)
-        description = {**self._description(method, name), "data_hash": content_hash(pairs), "pole": label}
+        about = description_of(self._plan, method, persona)
+        description = {**about, "data_hash": content_hash(pairs), "pole": label}
         if isinstance(method, ContrastiveTaylor):
-            found = self._by_gradient(method.resolved(len(pairs))).build(pairs, f"{name} ({label})", description)
+            found = self._by_gradient(method.resolved(len(pairs))).build(
+                pairs, f"{persona.name} ({label})", description
+            )
             return Built(Masking(found.mask, method.gamma), found.mask, gradient=found)
         rows = pair_rows(self._loaded.tokenizer, pairs, self._plan.calibration.max_tokens)
         with self._stage("signature"):
@@ -145,11 +139,8 @@ class Builder:
             linears = maskable_linears(self._loaded.model)
             advance = self._run.progress("mask", len(linears))
             own, other = build_masks(linears, cast(Method, method), target, contrast, description, advance)
-        return Built(Masking(own, method.gamma), own, other)
-
-    def _description(self, method: Selection, persona: str) -> dict[str, object]:
-        settings = {"method": method.name, "sparsity": method.sparsity, "gamma": method.gamma}
-        return {**settings, "persona": persona, "model": self._loaded.name}
+        signature = recipe_of(cast(Method, method), target, contrast, own.description)
+        return Built(Masking(own, method.gamma), own, other, signature=signature)
 
     def _pairs(self, persona: Persona) -> tuple[Pair, ...]:
         """Return the calibration pairs without any prompt that the evaluators ask."""
@@ -197,6 +188,7 @@ class Builder:
         batch_size = max(1, self._plan.calibration.batch_size // 4)
         settings = {"damage": method.seed, "arithmetic": self._loaded.arithmetic, "batch": batch_size}
         path = signatures.cache_file(self._loaded.fingerprint, neutral.digest, settings)
+        self._note(path)
         linears = maskable_linears(self._loaded.model)
         if path.is_file():
             try:
@@ -230,6 +222,7 @@ class Builder:
             "arithmetic": loaded.arithmetic,
         }
         path = signatures.cache_file(loaded.fingerprint, data_hash, settings)
+        self._note(path)
         cached = signatures.load(path)
         if cached is not None:
             log.info("signature of %d prompts: from the cache", len(rows))

@@ -1,25 +1,25 @@
-"""Binary weight masks: selection by row, bit-packed storage, comparison."""
+"""Binary weight masks: selection by row, storage in about their entropy, comparison."""
 
 import functools
-import json
-import logging
-import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from persona_prune import mask_coding
+from persona_prune.persona_files import FileManifest as FileManifest
+from persona_prune.persona_files import check_name, checked_shape, read_tensors, save_persona_file
+from persona_prune.persona_files import open_persona_file as open_persona_file
 
-FORMAT = "persona_prune.mask.v1"
+FORMAT = "persona_prune.mask.v2"
+_PLAIN = "persona_prune.mask.v1"  # bits as they are, and no checksum
+FORMATS = (FORMAT, _PLAIN)
+"""Formats that `load_mask` reads: files of a mask itself, not of what it is made from."""
 
 
 @dataclass(frozen=True)
@@ -59,64 +59,76 @@ class Mask:
         rows, columns = self.shapes[name]
         return 1.0 - _ones(self.bits[name]) / (rows * columns)
 
+    @property
+    def entropy(self) -> float:
+        """Bytes that a mask takes at the least of which only each Linear's sparsity is known."""
+        return sum(mask_coding.entropy(bits, self.shapes[name][1]) for name, bits in self.bits.items())
+
     def save(self, path: Path) -> int:
-        """Write the mask as safetensors (all or nothing) and return its size in bytes."""
+        """Write the mask as safetensors (all or nothing) and return its size in bytes.
+
+        Raises:
+            OSError: it can't be written.
+        """
         manifest = {
             "format": FORMAT,
             "model_fingerprint": self.model_fingerprint,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "description": dict(self.description),
         }
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        save_file(dict(self.bits), partial, metadata={"manifest": json.dumps(manifest)})
-        partial.replace(path)
-        return path.stat().st_size
-
-
-FileManifest = Mapping[str, Any]
-"""What a persona file says of itself: its format, its model, and what made it."""
-
-
-@contextmanager
-def open_persona_file(path: str | Path) -> Iterator[tuple[Any, FileManifest]]:
-    """Open a persona file of any format: yield safetensors' reader and the manifest.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: the file is damaged, is no persona file, or the body found it to be damaged.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no persona file at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            manifest = json.loads((file.metadata() or {})["manifest"])
-            if not isinstance(manifest, dict) or not isinstance(manifest["format"], str):
-                raise ValueError("its manifest names no format")
-            yield file, manifest
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a readable persona file: {error}") from error
+        tensors = {}
+        for name, bits in self.bits.items():
+            coding, stored = mask_coding.encode(bits, self.shapes[name][1])
+            tensors[f"{coding}/{name}"] = stored
+        return save_persona_file(path, tensors, manifest)
 
 
 def load_mask(path: str | Path) -> Mask:
-    """Read a file of bits.
+    """Read a file of a mask.
 
     Raises:
         OSError: there is no such file.
-        ValueError: the file is damaged or not a mask of this format.
+        ValueError: the file is damaged or not a mask of a format that this version reads.
     """
     with open_persona_file(path) as (file, manifest):
-        if manifest["format"] != FORMAT:
+        if manifest["format"] not in FORMATS:
             raise ValueError(f"format {manifest['format']!r}, expected {FORMAT!r}")
-        shapes = {name: (int(rows), int(columns)) for name, (rows, columns) in manifest["shapes"].items()}
-        if set(shapes) != set(file.keys()):
-            raise ValueError("the tensors are not those the manifest names")
-        for name, (rows, columns) in shapes.items():
-            stored = file.get_slice(name)
-            if stored.get_shape() != [rows, -(-columns // 8)] or stored.get_dtype() != "U8":
-                raise ValueError(f"{name} has shape {stored.get_shape()}, expected bits of {rows}x{columns}")
-        bits = {name: file.get_tensor(name) for name in shapes}
-        return Mask(bits, shapes, str(manifest["model_fingerprint"]), dict(manifest["description"]))
+        shapes = _shapes(manifest["shapes"])
+        stored = read_tensors(file, torch.uint8, checksum=manifest["format"] == FORMAT)
+        decode = _plain_bits if manifest["format"] == _PLAIN else _decoded
+        bits = decode(stored, shapes)
+        return Mask(bits, shapes, manifest["model_fingerprint"], dict(manifest["description"]))
+
+
+def _shapes(stored: Any) -> dict[str, tuple[int, int]]:
+    if not isinstance(stored, dict) or not stored:
+        raise ValueError("its manifest names no Linears")
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, shape in stored.items():
+        check_name(name)
+        rows, columns = checked_shape(name, shape)
+        shapes[name] = (rows, columns)
+    return shapes
+
+
+def _decoded(stored: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    codings = {name: coding for coding, _, name in (key.partition("/") for key in stored)}
+    if codings.keys() != shapes.keys() or len(stored) != len(shapes):
+        raise ValueError("the tensors are not those the manifest names")
+    return {
+        name: mask_coding.decode(codings[name], stored[f"{codings[name]}/{name}"], *shape)
+        for name, shape in shapes.items()
+    }
+
+
+def _plain_bits(stored: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    if stored.keys() != shapes.keys():
+        raise ValueError("the tensors are not those the manifest names")
+    for name, (rows, columns) in shapes.items():
+        if stored[name].shape != (rows, -(-columns // 8)):
+            raise ValueError(f"{name} has shape {list(stored[name].shape)}, expected bits of {rows}x{columns}")
+        mask_coding.check_padding(stored[name].numpy(), columns)
+    return {name: stored[name] for name in shapes}
 
 
 def pack_bits(keep: Tensor) -> Tensor:

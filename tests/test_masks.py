@@ -1,8 +1,12 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from persona_prune import mask_coding
 from persona_prune.masks import Mask, difference, drop_all_of, dropped_like, jaccard, load_mask, pack_bits, row_top_k
 from persona_prune.methods.magnitude import magnitude_like
 from tests.reference import oracles
@@ -70,6 +74,61 @@ def test_save_and_load(tmp_path):
     assert torch.equal(loaded.keep("a"), mask.keep("a"))
     assert (loaded.model_fingerprint, loaded.description) == ("f", {"method": "test"})
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 5),
+    columns=st.sampled_from([1, 7, 8, 13, 64, 700]),
+    share=st.sampled_from([0.0, 0.001, 0.02, 0.3, 0.5, 0.98, 1.0]),
+)
+@settings(max_examples=150, deadline=None)
+def test_codes_give_the_bits_back(seed, rows, columns, share):
+    bits = pack_bits(torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) < share)
+    coding, stored = mask_coding.encode(bits, columns)
+    assert torch.equal(mask_coding.decode(coding, stored, rows, columns), bits)
+
+
+def test_gaps_by_hand():
+    # 2 weights, a dropped one, 255 + 45 weights, a dropped one, none left: 304 in all.
+    keep = torch.ones(1, 304, dtype=torch.bool)
+    keep[0, [2, 303]] = False
+    coding, stored = mask_coding.encode(pack_bits(keep), 304)
+    assert coding == "dropped"
+    assert mask_coding.inflate(stored, 99).tolist() == [2, 255, 45, 0]
+
+
+@pytest.mark.parametrize(
+    ("coding", "raw", "why"),
+    [
+        ("dropped", [2, 255, 46, 0], "do not add up"),
+        ("dropped", [2, 255, 45], "do not add up"),
+        ("dropped", [255, 48], "do not add up"),
+        ("dropped", [255], "do not add up"),
+        ("dropped", [], "do not add up"),
+        ("kept", [0] * 306, "longer or shorter"),
+        ("bits", [1] * 39, "longer or shorter"),
+        ("bits", [1] * 37, "37 bytes of bits, expected 1x38"),
+        ("other", [1] * 38, "coding 'other' is not one of"),
+    ],
+)
+def test_codes_that_are_none_are_refused(coding, raw, why):
+    stored = mask_coding.deflate(np.array(raw, np.uint8))
+    with pytest.raises(ValueError, match=why):
+        mask_coding.decode(coding, stored, 1, 304)
+
+
+@pytest.mark.parametrize("sparsity", [0.005, 0.02, 0.05, 0.08, 0.09, 0.2, 0.4, 0.6, 0.95])
+def test_a_mask_takes_little_more_than_its_entropy(sparsity, tmp_path):
+    rows, columns = 200, 600
+    score = torch.rand(rows, columns, generator=torch.Generator().manual_seed(0))
+    mask = example(row_top_k(score, score, sparsity).tolist())
+    dropped = columns - int((1 - sparsity) * columns + 1e-9)
+    p = dropped / columns
+    entropy = -(p * math.log2(p) + (1 - p) * math.log2(1 - p)) * rows * columns / 8
+    assert mask.entropy == pytest.approx(entropy)
+    # The header, about 700 bytes, is not what counts in a model.
+    assert mask.save(tmp_path / "m.safetensors") - 700 < 1.1 * entropy
 
 
 @pytest.mark.parametrize("damage", ["truncate", "text", "empty"])

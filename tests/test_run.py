@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from persona_prune.masks import load_mask
+from persona_prune.methods.saved import load_persona_mask
+from persona_prune.models import maskable_linears
+from tests.conftest import tiny_model
 from tests.reference.offline_wandb import read_run
 
 FAST = [
@@ -48,6 +50,7 @@ def runs(sweep: Path) -> list[Path]:
 
 def test_a_sweep_leaves_complete_runs(sweep):
     assert len(runs(sweep)) == 4
+    linears = maskable_linears(tiny_model().model)
     for directory in runs(sweep):
         assert json.loads((directory / "status.json").read_text())["status"] == "done"
         metrics = json.loads((directory / "metrics.json").read_text())
@@ -61,7 +64,7 @@ def test_a_sweep_leaves_complete_runs(sweep):
         expected |= {f"time/{stage}_s" for stage in ("load", "signature", "mask", "evaluate", "total")}
         assert expected <= set(metrics)
         config = yaml.safe_load((directory / ".hydra" / "config.yaml").read_text())
-        mask = load_mask(directory / "persona.safetensors")
+        mask = load_persona_mask(directory / "persona.safetensors", linears)
         assert mask.sparsity == pytest.approx(config["method"]["sparsity"], abs=0.02)
         assert metrics["mask/bytes"] == (directory / "persona.safetensors").stat().st_size
         samples = [json.loads(line) for line in (directory / "samples" / "choice.jsonl").open()]

@@ -1,21 +1,21 @@
 """A contrastive Taylor mask as what it is made from: a few vectors by Linear and round, and one threshold a round."""
 
 import hashlib
-import json
-import os
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from persona_prune.gradients import Damage, LowRank
-from persona_prune.masks import FileManifest, Mask, open_persona_file, pack_bits
+from persona_prune.masks import Mask, pack_bits
 from persona_prune.methods.contrastive_taylor import benefit_per_damage
+from persona_prune.persona_files import FileManifest, open_persona_file, read_tensors, save_persona_file
 
 FORMAT = "persona_prune.low_rank.v1"
+_SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,8 @@ class Recipe:
             "mask_digest": mask_digest(mask),
             "description": dict(self.description),
         }
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         stored = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-        save_file(stored, partial, metadata={"manifest": json.dumps(manifest)})
-        partial.replace(path)
-        return path.stat().st_size
+        return save_persona_file(path, stored, manifest)
 
 
 def scores(weight: Tensor, dropped: Tensor, gradient: LowRank, damage: Damage) -> Tensor:
@@ -107,27 +104,33 @@ def mask_digest(mask: Mask) -> str:
 
 def load_recipe(path: Path, manifest: FileManifest) -> Recipe:
     """Read a persona file whose manifest has this module's format; raise ValueError if it is damaged."""
+    thresholds = manifest.get("thresholds")
     with open_persona_file(path) as (file, _):
-        keys: list[str] = file.keys()
-        names = [key.removeprefix("inputs/") for key in keys if key.startswith("inputs/")]
-
-        def read(key: str) -> Tensor:
-            tensor: Tensor = file.get_tensor(key)
-            if tensor.dtype != torch.bfloat16 or not tensor.isfinite().all():
-                raise ValueError(f"{key} is not a finite bfloat16 tensor")
-            return tensor.float()
-
-        damage = {name: Damage(read(f"inputs/{name}"), read(f"outputs/{name}")) for name in names}
+        if not isinstance(thresholds, list) or not all(type(t) is float and not math.isnan(t) for t in thresholds):
+            raise ValueError("its manifest has no thresholds")
+        # Files of earlier versions have no checksum.
+        stored = read_tensors(file, torch.bfloat16, checksum=False)
+        names = [key.removeprefix("inputs/") for key in stored if key.startswith("inputs/")]
+        if not names or len(stored) != 2 * (1 + len(thresholds)) * len(names):
+            raise ValueError("the tensors are not those of its rounds")
+        kinds = ["inputs", "outputs", *(f"{side}/{number}" for number in range(len(thresholds)) for side in _SIDES)]
+        if stored.keys() != {f"{kind}/{name}" for kind in kinds for name in names}:
+            raise ValueError("the tensors are not those of its rounds")
+        for key, tensor in stored.items():
+            if tensor.ndim != (2 if key.startswith(_SIDES) else 1) or not tensor.isfinite().all():
+                raise ValueError(f"{key} is not a finite tensor of the right dimensions")
+        vectors = {key: tensor.float() for key, tensor in stored.items()}
+        damage = {name: Damage(vectors[f"inputs/{name}"], vectors[f"outputs/{name}"]) for name in names}
         rounds = [
             Round(
-                {name: LowRank(read(f"left/{number}/{name}"), read(f"right/{number}/{name}")) for name in names},
-                float(threshold),
+                {name: LowRank(vectors[f"left/{number}/{name}"], vectors[f"right/{number}/{name}"]) for name in names},
+                threshold,
             )
-            for number, threshold in enumerate(manifest["thresholds"])
+            for number, threshold in enumerate(thresholds)
         ]
         for one in rounds:
             for name, gradient in one.gradients.items():
                 shape = (len(damage[name].outputs), gradient.right.shape[0])
                 if gradient.left.shape != shape or gradient.right.shape[1] != len(damage[name].inputs):
                     raise ValueError(f"the vectors of {name} do not fit together")
-        return Recipe(damage, rounds, str(manifest["model_fingerprint"]), dict(manifest["description"]))
+        return Recipe(damage, rounds, manifest["model_fingerprint"], dict(manifest["description"]))

@@ -1,17 +1,22 @@
 """The persona of an earlier run, whatever its file holds: bits, or a recipe."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from persona_prune.masks import FORMAT, FileManifest, Mask, load_mask, open_persona_file
-from persona_prune.methods import recipe
+from persona_prune.masks import FORMATS, FileManifest, Mask, load_mask, open_persona_file
+from persona_prune.methods import recipe, signature_recipe
 from persona_prune.validation import STRICT, Fraction, Name
 
 log = logging.getLogger(__name__)
+
+_RECIPES: Mapping[str, Callable[[Path, FileManifest], recipe.Recipe | signature_recipe.SignatureRecipe]] = {
+    recipe.FORMAT: recipe.load_recipe,
+    signature_recipe.FORMAT: signature_recipe.load_recipe,
+}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -39,21 +44,25 @@ def read_manifest(path: str | Path) -> FileManifest:
         ValueError: it is no persona file that this version reads.
     """
     with open_persona_file(path) as (_, manifest):
-        if manifest["format"] not in (FORMAT, recipe.FORMAT):
-            raise ValueError(f"format {manifest['format']!r}, this version reads {FORMAT!r} and {recipe.FORMAT!r}")
+        if manifest["format"] not in (*FORMATS, *_RECIPES):
+            known = ", ".join((*FORMATS, *_RECIPES))
+            raise ValueError(f"format {manifest['format']!r}, this version reads {known}")
         return manifest
 
 
 def load_persona_mask(path: str | Path, linears: Mapping[str, nn.Linear]) -> Mask:
     """Return the mask in a persona file.
 
+    A recipe's mask that is not bit for bit the one that was saved is a warning, not an error: damage is told by the
+    checksum, so that what is left is another dtype or platform, whose rounding moves weights at the threshold.
+
     Raises:
         OSError, ValueError: as `read_manifest`; or the file is damaged, or a recipe for other Linears.
     """
     manifest = read_manifest(path)
-    if manifest["format"] == FORMAT:
+    if manifest["format"] in FORMATS:
         return load_mask(path)
-    mask = recipe.load_recipe(Path(path).expanduser(), manifest).mask(linears)
+    mask = _RECIPES[manifest["format"]](Path(path).expanduser(), manifest).mask(linears)
     if recipe.mask_digest(mask) != manifest.get("mask_digest"):
         log.warning(
             "%s: the rebuilt mask is not bit for bit the one that was evaluated (another dtype or platform)", path

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from persona_prune.gradients import Damage, LowRank
@@ -62,6 +63,18 @@ def test_a_stored_recipe_rebuilds_the_mask_bit_for_bit(linears, recipe, tmp_path
     assert mask_digest(again) == mask_digest(mask)
     assert again.model_fingerprint == "f"
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_files_without_a_checksum_are_read(linears, recipe, tmp_path):
+    """Earlier versions wrote none; caches are full of them."""
+    path = tmp_path / "p.safetensors"
+    mask = recipe.mask(linears)
+    recipe.save(path, mask)
+    with safe_open(path, "pt") as file:
+        manifest = json.loads(file.metadata()["manifest"])
+    del manifest["checksum"]
+    save_file(load_file(path), path, {"manifest": json.dumps(manifest)})
+    assert mask_digest(load_persona_mask(path, linears)) == mask_digest(mask)
 
 
 def test_other_linears_are_refused(linears, recipe, tmp_path):

@@ -1,0 +1,240 @@
+"""A mask by a signature method as what it is made from: the statistics that its scores read, and the settings.
+
+The vectors are kept exactly (float32), so that the mask is the same as without them: about 0.8 to 2.4 bytes for every
+input of a layer, instead of a bit for every weight.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from persona_prune.mask_coding import deflate, inflate
+from persona_prune.masks import Mask, pack_bits
+from persona_prune.methods.base import Layer, Method, build_masks, wanda_importance
+from persona_prune.methods.contrastive_sparse import ContrastiveSparse
+from persona_prune.methods.contrastive_wanda import ContrastiveWanda
+from persona_prune.methods.magnitude import Magnitude
+from persona_prune.methods.random import Random
+from persona_prune.methods.recipe import mask_digest
+from persona_prune.methods.selection import Selection, block_top_k
+from persona_prune.methods.sparse import Sparse
+from persona_prune.methods.wanda import Wanda
+from persona_prune.persona_files import (
+    FileManifest,
+    check_name,
+    checked_shape,
+    open_persona_file,
+    read_tensors,
+    save_persona_file,
+)
+from persona_prune.signatures import Signature, Statistics
+
+FORMAT = "persona_prune.signature.v1"
+# A file names its method by a key of this table; nothing is ever imported because a file says so.
+_METHODS: dict[str, type[Selection]] = {
+    kind.__name__: kind for kind in (Wanda, Sparse, ContrastiveWanda, ContrastiveSparse, Magnitude, Random)
+}
+_FIELDS = ("mean_abs", "mean_square", "sequence_mean", "sequence_variance")
+_GATE = "gate"
+_LARGEST_BLOCK = 1 << 31
+
+Vectors = Mapping[str, Mapping[str, Tensor]]
+"""What is stored: ``target.mean_abs``, for example, or ``gate`` -> group's first Linear -> ``[in_features]``."""
+
+
+@dataclass(frozen=True)
+class SignatureRecipe:
+    """Everything but the model's own weights that a mask of a signature method is a function of.
+
+    Attributes:
+        method: with its settings.
+        vectors: statistics, or for contrastive Wanda with independent poles its gate, which takes their place.
+        leader: Linear -> the one of its group (q, k, v; gate, up) that ``vectors`` are kept by.
+        model_fingerprint: of the dense model.
+        description: as in `masks.Mask`.
+    """
+
+    method: Method
+    vectors: Vectors
+    leader: Mapping[str, str]
+    model_fingerprint: str
+    description: Mapping[str, object]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the vectors, which a file undercuts by about a fifth."""
+        return sum(4 * vector.numel() for by_leader in self.vectors.values() for vector in by_leader.values())
+
+    def mask(self, linears: Mapping[str, nn.Linear]) -> Mask:
+        """Return the mask of the dense weights of ``linears``: the persona's, not its opposite's.
+
+        Raises:
+            ValueError: the Linears are not those the recipe is for, or its settings or vectors make no mask.
+        """
+        sizes = {name: len(vector) for name, vector in next(iter(self.vectors.values())).items()}
+        if self.leader.keys() != linears.keys() or any(
+            sizes[self.leader[name]] != module.in_features for name, module in linears.items()
+        ):
+            raise ValueError("the persona file is for another model: its Linears are not those of this one")
+        shapes = {name: (module.out_features, module.in_features) for name, module in linears.items()}
+        if getattr(self.method, "assignment", None) == "disjoint":
+            target, contrast = (self._signature(pole) for pole in ("target", "contrast"))
+            bits = build_masks(linears, self.method, target, contrast, {})[0].bits
+        else:
+            bits = {name: pack_bits(self._keep(name, module)) for name, module in linears.items()}
+        return Mask(bits, shapes, self.model_fingerprint, self.description)
+
+    def save(self, path: Path, mask: Mask) -> int:
+        """Write the recipe as safetensors (all or nothing), with the digest of its ``mask``; return its bytes."""
+        groups: dict[str, list[str]] = {leader: [leader] for leader in self.leader.values()}
+        for name, leader in self.leader.items():
+            if name != leader:
+                groups[leader].append(name)
+        sizes = {leader: len(vector) for leader, vector in next(iter(self.vectors.values())).items()}
+        manifest = {
+            "format": FORMAT,
+            "model_fingerprint": self.model_fingerprint,
+            "method": {"kind": type(self.method).__name__, **asdict(cast(Any, self.method))},
+            "groups": [[sizes[leader], names] for leader, names in groups.items()],
+            "mask_digest": mask_digest(mask),
+            "description": dict(self.description),
+        }
+        tensors = {key: _packed(by_leader[leader] for leader in groups) for key, by_leader in self.vectors.items()}
+        return save_persona_file(path, tensors, manifest)
+
+    def _keep(self, name: str, module: nn.Linear) -> Tensor:
+        """Return what is kept of one Linear, bool ``[out_features, in_features]``, as `base.build_masks` does."""
+        weight = module.weight.detach().float()
+        target, contrast = (self._statistics(pole, self.leader[name]) for pole in ("target", "contrast"))
+        if _GATE in self.vectors:
+            score = wanda_importance(weight, self.vectors[_GATE][self.leader[name]])
+        else:
+            score = self.method.score(Layer(name, weight, target, contrast))
+        block = getattr(self.method, "block_columns", None) or weight.shape[1]
+        return block_top_k(score, wanda_importance(weight, target.mean_abs), self.method.sparsity_of(name), block)
+
+    def _statistics(self, pole: str, leader: str) -> Statistics:
+        # What the method doesn't read is empty.
+        found = (self.vectors.get(f"{pole}.{field}", {}).get(leader, torch.empty(0)) for field in _FIELDS)
+        return Statistics(torch.empty(0), *found)
+
+    def _signature(self, pole: str) -> Signature:
+        statistics = {leader: self._statistics(pole, leader) for leader in self.leader.values()}
+        return Signature(statistics, self.leader, self.model_fingerprint, "", "all", 0, 0)
+
+
+def recipe_of(
+    method: Method, target: Signature, contrast: Signature, description: Mapping[str, object]
+) -> SignatureRecipe | None:
+    """Return what the mask of ``method`` (`base.build_masks`) is made from; None for methods that files can't name.
+
+    Args:
+        method: how to score.
+        target, contrast: signatures of the persona and of its opposite.
+        description: as in `masks.Mask`.
+    """
+    kind: type = type(method)
+    if kind not in _METHODS.values():
+        return None
+    poles = {"target": target, "contrast": contrast}
+    vectors: dict[str, dict[str, Tensor]] = {}
+    for key in sorted(_needed(method)):
+        if key == _GATE:
+            vectors[key] = {
+                name: method.score(Layer(name, torch.ones(1, len(own.mean_abs)), own, contrast.statistics[name]))[0]
+                for name, own in target.statistics.items()
+            }
+        else:
+            pole, _, field = key.partition(".")
+            vectors[key] = {name: getattr(own, field) for name, own in poles[pole].statistics.items()}
+    return SignatureRecipe(method, vectors, target.leader, target.model_fingerprint, description)
+
+
+def load_recipe(path: Path, manifest: FileManifest) -> SignatureRecipe:
+    """Read a persona file whose manifest has this module's format; raise ValueError if it is damaged."""
+    with open_persona_file(path) as (file, _):
+        method = _method(manifest.get("method"))
+        sizes, leader = _groups(manifest.get("groups"))
+        if not isinstance(manifest.get("mask_digest"), str):
+            raise ValueError("its manifest has no mask_digest")
+        stored = read_tensors(file, torch.uint8, checksum=True)
+        if stored.keys() != _needed(method):
+            raise ValueError(f"its tensors are not what {method.name} reads")
+        vectors = {key: _unpacked(tensor, sizes) for key, tensor in stored.items()}
+        return SignatureRecipe(method, vectors, leader, manifest["model_fingerprint"], dict(manifest["description"]))
+
+
+class _Watched:
+    """Statistics that remember which of them were read."""
+
+    def __init__(self) -> None:
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return torch.ones(1)
+
+
+def _needed(method: Method) -> set[str]:
+    """Return the keys of ``vectors`` that the persona's mask depends on; the tie rule reads ``mean_abs``."""
+    disjoint = getattr(method, "assignment", None) == "disjoint"
+    if isinstance(method, ContrastiveWanda) and not disjoint:
+        return {_GATE, "target.mean_abs"}
+    poles = {"target": _Watched(), "contrast": _Watched()}
+    own, other = (cast(Statistics, watched) for watched in poles.values())
+    method.score(Layer("", torch.ones(1, 1), own, other))
+    read = {f"{pole}.{field}" for pole, watched in poles.items() for field in watched.read} | {"target.mean_abs"}
+    if disjoint:
+        read |= {f"{pole}.{key.partition('.')[2]}" for key in read for pole in poles}
+    return read
+
+
+def _method(settings: object) -> Method:
+    if not isinstance(settings, dict) or settings.get("kind") not in _METHODS:
+        raise ValueError("its manifest names no method that this version rebuilds masks of")
+    kind = _METHODS[settings["kind"]]
+    method = kind(**{key: value for key, value in settings.items() if key != "kind"})
+    if (getattr(method, "block_columns", None) or 0) > _LARGEST_BLOCK:
+        raise ValueError("block_columns is larger than any Linear")
+    return cast(Method, method)
+
+
+def _groups(stored: object) -> tuple[dict[str, int], dict[str, str]]:
+    """Return in_features by each group's first Linear, and the first Linear of each one's group."""
+    if not isinstance(stored, list) or not stored:
+        raise ValueError("its manifest names no groups of Linears")
+    sizes: dict[str, int] = {}
+    leader: dict[str, str] = {}
+    for group in stored:
+        size, names = group
+        if not isinstance(names, list) or not names:
+            raise ValueError("a group names no Linears")
+        for name in names:
+            check_name(name)
+            if name in leader:
+                raise ValueError(f"{name} is in two groups")
+            leader[name] = names[0]
+        (sizes[names[0]],) = checked_shape(names[0], [size])
+    return sizes, leader
+
+
+def _packed(vectors: Iterable[Tensor]) -> Tensor:
+    """Return float32 vectors, one after the other, byte by byte: exponents are alike, and take less together."""
+    values = torch.cat(list(vectors)).numpy().astype("<f4")
+    return deflate(values.view(np.uint8).reshape(-1, 4).T)
+
+
+def _unpacked(stored: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    total = sum(sizes.values())
+    raw = inflate(stored, 4 * total)
+    if len(raw) != 4 * total:
+        raise ValueError(f"{len(raw)} bytes of vectors, expected {4 * total}")
+    values = torch.from_numpy(np.ascontiguousarray(raw.reshape(4, -1).T).view("<f4")[:, 0].astype(np.float32))
+    if not values.isfinite().all() or (values < 0).any():
+        raise ValueError("its vectors are not finite numbers of at least 0")
+    return dict(zip(sizes, torch.split(values, list(sizes.values())), strict=True))
