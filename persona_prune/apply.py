@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from persona_prune.masks import Mask
-from persona_prune.models import LoadedModel, maskable_linears
+from persona_prune.models import LoadedModel, fingerprint, maskable_linears
 
 
 class Intervention(Protocol):
@@ -58,25 +59,27 @@ def masked(model: nn.Module, mask: Mask, *, model_fingerprint: str, gamma: float
     Raises:
         ValueError: the mask was made for other weights, or ``gamma`` is out of range; nothing is changed then.
     """
-    if not 0 <= gamma < 1:
-        raise ValueError(f"gamma must be in [0, 1), got {gamma}")
+    check_gamma(gamma)
     linears = check_fits(model, mask, model_fingerprint)
     saved: list[tuple[str, Tensor]] = []
     try:
-        with torch.no_grad():
-            for name, module in linears.items():
-                weight = module.weight.data
-                dropped = mask.keep(name).logical_not_().to(weight.device)
-                original = weight[dropped]
-                saved.append((name, original))
-                weight[dropped] = original * gamma if gamma else torch.zeros_like(original)
+        for name, module in linears.items():
+            positions = dropped_positions(mask, name, module.weight.device)
+            original = weights_at(module, positions)
+            saved.append((name, original))
+            write_weights(module, positions, gated(original, gamma))
         yield
     finally:
-        with torch.no_grad():
-            # Where they go is read from the mask again: indices would take several times the memory of the weights.
-            for name, original in saved:
-                weight = linears[name].weight.data
-                weight[mask.keep(name).logical_not_().to(weight.device)] = original
+        # Where they go is read from the mask again: positions would take several times the memory of the weights.
+        for name, original in saved:
+            module = linears[name]
+            write_weights(module, dropped_positions(mask, name, module.weight.device), original)
+
+
+def check_gamma(gamma: float) -> None:
+    """Raise ValueError unless ``gamma`` is in [0, 1)."""
+    if not 0 <= gamma < 1:
+        raise ValueError(f"gamma must be in [0, 1), got {gamma}")
 
 
 def check_fits(model: nn.Module, mask: Mask, model_fingerprint: str) -> dict[str, nn.Linear]:
@@ -98,3 +101,47 @@ def check_fits(model: nn.Module, mask: Mask, model_fingerprint: str) -> dict[str
             "build it again for these weights"
         )
     return linears
+
+
+def dense_model(model: LoadedModel | nn.Module) -> tuple[Any, str]:
+    """Return the transformers model and the fingerprint of its dense weights.
+
+    Raises:
+        ValueError: a loaded model's weights are not those it was loaded with: a mask is on it.
+    """
+    if not isinstance(model, LoadedModel):
+        return model, fingerprint(model)
+    now = fingerprint(model.model)
+    if now != model.fingerprint:
+        raise ValueError(f"model {model.name} is not dense (fingerprint {now}): take the mask off that is on it")
+    return model.model, model.fingerprint
+
+
+def dropped_positions(mask: Mask, name: str, device: torch.device) -> Tensor:
+    """Return where in the flattened weight of a Linear ``mask`` drops, ascending, as int64 ``[dropped]``."""
+    dropped = mask.keep(name).flatten().logical_not_()
+    if device.type == "cpu":
+        # Twice as fast there as torch's.
+        return torch.from_numpy(np.flatnonzero(dropped.numpy()))
+    return dropped.to(device).nonzero().flatten()
+
+
+def weights_at(module: nn.Linear, positions: Tensor) -> Tensor:
+    """Return a copy of the weights at integer ``positions`` of the flattened weight, ``[positions]``."""
+    return _flat(module).index_select(0, positions)
+
+
+def write_weights(module: nn.Linear, positions: Tensor, values: Tensor) -> None:
+    """Write ``values`` at integer ``positions`` of the flattened weight."""
+    _flat(module).index_copy_(0, positions.long(), values)
+
+
+def gated(original: Tensor, factor: float | Tensor) -> Tensor:
+    """Return ``original * factor`` in its own dtype; what comes out as zero is a positive one."""
+    if isinstance(factor, float) and factor == 0:
+        return torch.zeros_like(original)
+    return (original * factor + 0.0).to(original.dtype)
+
+
+def _flat(module: nn.Linear) -> Tensor:
+    return module.weight.detach().view(-1)

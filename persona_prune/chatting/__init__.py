@@ -1,0 +1,1 @@
+"""Talking to the dense model and its personas side by side."""

@@ -1,0 +1,90 @@
+"""A model by one name, as notebooks and commands other than ``run`` ask for it."""
+
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from persona_prune.analysis.saved_run import open_run
+from persona_prune.config import config_directory, neighbours
+from persona_prune.models import LoadedModel, ModelSpec
+from persona_prune.saved_persona import SavedPersona
+
+
+def load_model(name: str, *, dtype: str | None = None, device: str | None = None) -> LoadedModel:
+    """Load a model.
+
+    Args:
+        name: as in ``model=<name>`` (a YAML in ``conf/model``), a directory, or an id on the Hugging Face hub.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``; None for what the YAML says.
+        device: such as ``cpu`` or ``cuda:1``; None for what the YAML says.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: it has no chat template, or ``dtype`` or ``device`` is none.
+    """
+    return model_spec(name, dtype=dtype, device=device).load()
+
+
+def model_spec(name: str, *, dtype: str | None = None, device: str | None = None) -> ModelSpec:
+    """Return what loads a model (`load_model`); it costs nothing until it does."""
+    directory = config_directory() / "model"
+    known = {file.stem for file in directory.glob("*.yaml") if not file.stem.startswith("_")}
+    if name in known:
+        node = _node(directory / f"{name}.yaml")
+    elif Path(name).expanduser().is_dir() or "/" in name:
+        own = Path(name).expanduser()
+        path = str(own) if own.is_dir() else name
+        node = _node(directory / "_hub.yaml") | {"name": _as_name(path), "path": path}
+    else:
+        raise FileNotFoundError(f"model={name}: no such model, nor a directory; {neighbours(name, known)}")
+    chosen = {"dtype": dtype, "device": device}
+    node |= {key: value for key, value in chosen.items() if value is not None}
+    target = pkgutil.resolve_name(node.pop("_target_"))
+    try:
+        spec: ModelSpec = target(**node)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"model.{where}={first['input']}: {first['msg']}") from None
+    return spec
+
+
+def model_of(persona: SavedPersona, name: str | None) -> ModelSpec:
+    """Return what loads the model a persona is for.
+
+    Args:
+        persona: the persona.
+        name: as for `load_model`; None for the model of the run beside the persona file, else the one the file names.
+
+    Raises:
+        OSError, ValueError: as `load_model`; or nothing says which model it is.
+    """
+    if name is not None:
+        return model_spec(name)
+    directory = persona.path.parent
+    if (directory / ".hydra" / "config.yaml").is_file():
+        return open_run(directory).model()
+    if persona.model is None:
+        raise ValueError(f"{persona.path} does not name its model: give it with model=...")
+    try:
+        return model_spec(persona.model)
+    except FileNotFoundError:
+        raise ValueError(f"{persona.path} is for {persona.model}, which has no YAML here: give model=...") from None
+
+
+def _node(file: Path) -> dict[str, Any]:
+    """Return the YAML of a model, with what it inherits (``defaults: [_hub, _self_]``)."""
+    own: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    parents = [parent for parent in own.pop("defaults", []) if parent != "_self_"]
+    node: dict[str, Any] = {}
+    for parent in parents:
+        node |= _node(file.with_name(f"{parent}.yaml"))
+    return node | own
+
+
+def _as_name(path: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", Path(path).resolve().name).lstrip("_.+-") or "model"
