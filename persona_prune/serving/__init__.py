@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server: one model, many personas, one thread that owns the weights."""
