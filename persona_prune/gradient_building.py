@@ -130,9 +130,9 @@ class GradientBuilder:
         for number in range(1, self._rounds + 1):
             with self._stage("gradient"), self._applied(mask):
                 found = self._gradients(rows, number, f"{label}, gradient {number} of {self._rounds}")
+            low_rank = {name: gradient for name, gradient in found.items() if isinstance(gradient, LowRank)}
             with self._stage("mask"):
                 dropped, threshold = self._drop(found, dropped, number, guard, description)
-            low_rank = {name: gradient for name, gradient in found.items() if isinstance(gradient, LowRank)}
             rounds.append(Round(low_rank, threshold))
             mask = self._mask(dropped, description)
             log.debug("%s: sparsity %.4f after round %d", label, mask.sparsity, number)
@@ -193,20 +193,23 @@ class GradientBuilder:
 
     def _drop(
         self,
-        found: Mapping[str, Tensor | LowRank],
+        found: dict[str, Tensor | LowRank],
         dropped: dict[str, Tensor],
         number: int,
         guard: Guard | None,
         description: Mapping[str, object],
     ) -> tuple[dict[str, Tensor], float]:
-        """Return what is dropped after round ``number``, and the threshold: infinite if the budget allows nothing."""
+        """Return what is dropped after round ``number``, and the threshold: infinite if the budget allows nothing.
+
+        Each gradient in ``found`` is let go as soon as it is scored: together they take as much memory as the scores.
+        """
         method = self._method
 
         def more(of: float) -> int:
             return int(of * number / self._rounds + 1e-9) - int(of * (number - 1) / self._rounds + 1e-9)
 
         scored = {
-            name: self._scores(name, module, found[name], dropped[name]) for name, module in self._linears.items()
+            name: self._scores(name, module, found.pop(name), dropped[name]) for name, module in self._linears.items()
         }
         if method.allocation == "row":
             after = {

@@ -9,11 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from persona_prune.likelihood import Answer, Prefix, Row, batches, branch_answers, forward, pack, split_prefix
+from persona_prune.likelihood import (
+    PIECE,
+    Answer,
+    Prefix,
+    Row,
+    batches,
+    branch_answers,
+    forward,
+    pack,
+    split_prefix,
+)
 
 Objective = Callable[[Sequence[int], list[list[Answer]]], Tensor]
 """``objective(row numbers, answers of those rows)`` -> the sum over rows of what their answers are worth, a scalar."""
 
+_TOKENS_PER_ROW = 160  # on average over a batch, padded; what is shorter comes in batches as large as asked for
 _FIRST_TOKENS = 2
 _FIRST_WEIGHT = 0.3
 _SUM_SCALE = 8.0  # nats of summed margin that count like one nat per token
@@ -164,7 +175,8 @@ def add_gradient(
     """
     shared, rest = split_prefix(model, rows)
     total = 0.0
-    for indices in batches(rest, batch_size):
+    # All activations of a batch are kept for its backward pass: long rows come in smaller batches.
+    for indices in batches(rest, batch_size, batch_size * _TOKENS_PER_ROW):
         batch = pack([rest[i] for i in indices], pad_id, model.device)
         with torch.enable_grad():
             prefix = Prefix(model, shared) if shared else None
@@ -222,12 +234,22 @@ def generic_damage(
             batch = pack([rows[i] for i in indices], pad_id, model.device)
             real = (batch.branch >= -1).flatten().nonzero()[:, 0]
             with torch.enable_grad():
-                log_probs = forward(model, batch).float().log_softmax(-1)
-                sampled = torch.multinomial(log_probs.detach().exp().cpu(), 1, generator=generator)
-                log_probs.gather(1, sampled.to(log_probs.device)).sum().backward()  # type: ignore[no-untyped-call]
+                logits = forward(model, batch)
+                logits.backward(_to_sampled_gradient(logits.detach(), generator))  # type: ignore[no-untyped-call]
             tokens += len(real)
             on_batch(len(indices))
     return {name: Damage((inputs[name] / tokens).float(), (outputs[name] / tokens).float()) for name in linears}
+
+
+def _to_sampled_gradient(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn logits, in place, into the gradient by them of the log-probability of tokens sampled from them."""
+    for piece in torch.split(logits, PIECE):
+        x = piece.detach().requires_grad_()
+        log_probs = x.float().log_softmax(-1)
+        sampled = torch.multinomial(log_probs.detach().exp().cpu(), 1, generator=generator)
+        (found,) = torch.autograd.grad(log_probs.gather(1, sampled.to(log_probs.device)).sum(), x)
+        piece.copy_(found)
+    return logits
 
 
 def margin(_: Sequence[int], answers: list[list[Answer]]) -> Tensor:

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import DynamicCache
 
 from persona_prune.personas import Pair
 
-_PIECE = 64  # answer tokens
+PIECE = 64  # so many rows of logits stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,20 @@ def text_rows(tokenizer: Any, text: str, window: int, limit: int) -> list[Row]:
     return [Row((part[0],), (tuple(part[1:]),)) for part in parts if len(part) > 1]
 
 
-def batches(rows: Sequence[Row], batch_size: int) -> Iterator[list[int]]:
-    """Yield indices into ``rows`` in batches of similar length, the same ones whatever the order of the rows."""
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), rows[i].prompt, rows[i].branches))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+def batches(rows: Sequence[Row], batch_size: int, most_tokens: int | None = None) -> Iterator[list[int]]:
+    """Yield indices into ``rows`` in batches of similar length, the same ones whatever the order of the rows.
+
+    A batch has ``batch_size`` rows, or as many as, padded, have ``most_tokens`` tokens; at least one.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(rows)), key=lambda i: (len(rows[i]), rows[i].prompt, rows[i].branches)):
+        full = most_tokens is not None and (len(batch) + 1) * len(rows[i]) > most_tokens
+        if batch and (full or len(batch) == batch_size):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def pack(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> Batch:
@@ -229,17 +239,43 @@ class Answer:
 
 
 def branch_answers(logits: Tensor, batch: Batch) -> list[list[Answer]]:
-    """Return the `Answer` of every row and branch; ``logits`` come from `forward`. Differentiable."""
+    """Return the `Answer` of every row and branch; a backward pass overwrites the ``logits``, which `forward` made."""
     labels = batch.labels.to(logits.device)
-    # In pieces that stay in the processor's cache.
-    pieces = list(zip(torch.split(logits, _PIECE), torch.split(labels, _PIECE), strict=True))
-    log_probs = torch.cat([-functional.cross_entropy(x.float(), y, reduction="none") for x, y in pieces])
+    function: Any = _LabelLogProbs.apply if logits.requires_grad else _label_log_probs
+    log_probs = function(logits, labels)
+    pieces = zip(torch.split(logits.detach(), PIECE), torch.split(labels, PIECE), strict=True)
     likeliest = torch.cat([x.gather(1, y[:, None])[:, 0] >= x.amax(1) for x, y in pieces])
     sizes = [len(branch) for row in batch.rows for branch in row.branches]
     answers = iter(
         Answer(*both) for both in zip(torch.split(log_probs, sizes), torch.split(likeliest, sizes), strict=True)
     )
     return [[next(answers) for _ in row.branches] for row in batch.rows]
+
+
+def _label_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
+    pieces = zip(torch.split(logits, PIECE), torch.split(labels, PIECE), strict=True)
+    return torch.cat([-functional.cross_entropy(x.float(), y, reduction="none") for x, y in pieces])
+
+
+class _LabelLogProbs(torch.autograd.Function):
+    """Keeps logits only; autograd would keep log-softmax and two copies of the gradient when memory is fullest."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, labels)
+        return _label_log_probs(logits, labels)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, labels = ctx.saved_tensors
+        parts = (torch.split(tensor, PIECE) for tensor in (logits, labels, gradient))
+        for piece, y, outer in zip(*parts, strict=True):
+            with torch.enable_grad():
+                x = piece.detach().requires_grad_()
+                (found,) = torch.autograd.grad(_label_log_probs(x, y), x, outer)
+            piece.copy_(found)
+        return logits, None
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from persona_prune import mask_coding
 from persona_prune.persona_files import FileManifest as FileManifest
 from persona_prune.persona_files import check_name, checked_shape, read_tensors, save_persona_file
 from persona_prune.persona_files import open_persona_file as open_persona_file
+from persona_prune.ranking import kth_largest
 
 FORMAT = "persona_prune.mask.v2"
 _PLAIN = "persona_prune.mask.v1"  # bits as they are, and no checksum
@@ -162,7 +163,7 @@ def row_top_k(score: Tensor, tie_break: Tensor, sparsity: float) -> Tensor:
         return torch.ones_like(score, dtype=torch.bool)
     if kept == 0:
         return torch.zeros_like(score, dtype=torch.bool)
-    threshold = score.kthvalue(columns - kept + 1, dim=1, keepdim=True).values
+    threshold = kth_largest(score, kept)
     keep = score >= threshold
     tied = keep.sum(1) > kept
     if tied.any():

@@ -1,4 +1,7 @@
-"""Intervals and paired tests over items; scipy does the mathematics."""
+"""Intervals and paired tests over items; scipy does the mathematics.
+
+It is imported where it is needed: together with statsmodels (and so pandas) it takes as long as a model takes to load.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from persona_prune.evaluators.base import EvalResult
 
@@ -97,6 +98,8 @@ def bootstrap_interval(values: Floats) -> tuple[float, float]:
     """Return the 95% percentile bootstrap interval of the mean; the mean itself, twice, for a single value."""
     if len(values) < 2 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
+    from scipy import stats
+
     result = stats.bootstrap(
         (values,),
         np.mean,
@@ -121,6 +124,8 @@ def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
     """Return the p-values of a family of tests (a sweep, say) as Holm's step-down method adjusts them."""
     if not p_values:
         return {}
+    from statsmodels.stats.multitest import multipletests
+
     _, adjusted, _, _ = multipletests(list(p_values.values()), method="holm")
     return dict(zip(p_values, adjusted.tolist(), strict=True))
 
@@ -130,6 +135,8 @@ def mcnemar(difference: Floats) -> float:
     better, worse = int((difference > 0).sum()), int((difference < 0).sum())
     if better + worse == 0:
         return 1.0
+    from scipy import stats
+
     return float(stats.binomtest(better, better + worse, 0.5).pvalue)
 
 
@@ -139,6 +146,8 @@ def sign_flip(difference: Floats) -> float:
         return 1.0
     if len(difference) < 2:
         return 1.0
+    from scipy import stats
+
     result = stats.permutation_test(
         (difference, np.zeros_like(difference)),
         lambda x, y, axis: np.mean(x - y, axis=axis),

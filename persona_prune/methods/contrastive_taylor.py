@@ -102,9 +102,9 @@ class ContrastiveTaylor(Selection):
 def benefit_per_damage(weight: Tensor, gradient: Tensor, damage: Damage) -> Tensor:
     """Return ``-g_ij / (w_ij (E[x_j^2] + damping) (E[delta_i^2] + damping))``; -inf where nothing is gained.
 
-    Both factors are damped, as is usual for K-FAC, or the quotient runs away where both gradients vanish: the queries of
-    an attention head that looks at the first token whatever comes next have an ``E[delta_i^2]`` a million times smaller
-    than those of other heads, since its softmax is saturated, until so many of them are gone that it isn't.
+    Both factors are damped, as is usual for K-FAC, or the quotient runs away where both gradients vanish: the queries
+    of an attention head that looks at the first token whatever comes next have an ``E[delta_i^2]`` a million times
+    smaller than those of other heads, since its softmax is saturated, until so many of them are gone that it isn't.
 
     Also -inf for the few weights that carry more than 20% of their output's energy, ``w_ij^2 E[x_j^2]`` against the sum
     over the row. Among them are the super weights (Yu et al. 2024), without which a model is destroyed, while no

@@ -97,25 +97,47 @@ def disjoint_top_k(
 
     Returns:
         Two bool tensors ``[out_features, in_features]``, True = keep.
+
+    Raises:
+        ValueError: ``sparsity`` is out of range, or a score is NaN.
     """
-    columns = score.shape[1]
-    kept = kept_per_row(columns, sparsity)
-    even = torch.arange(columns, device=score.device) % 2 == 0
+    if score.isnan().any() or other_score.isnan().any():
+        raise ValueError("scores contain NaN: the signature or the weights are not finite")
+    even = torch.arange(score.shape[1], device=score.device) % 2 == 0
     equal, equal_tie = score == other_score, tie_break == other_tie_break
     own = (score > other_score) | (equal & (tie_break > other_tie_break)) | (equal & equal_tie & even)
-    first = _lexicographic_top_k([own.float(), score, tie_break], kept)
-    second = _lexicographic_top_k([(~own).float(), other_score, other_tie_break], kept)
-    # A pole that kept more than it owns chooses again, avoiding what the other keeps of its own.
-    other_keeps, keeps = second & ~own, first & own
-    first = _lexicographic_top_k([own.float(), (~other_keeps).float(), score, tie_break], kept)
-    second = _lexicographic_top_k([(~own).float(), (~keeps).float(), other_score, other_tie_break], kept)
-    return first, second
+    keeps = _best_of_own(own, score, tie_break, sparsity)
+    other_keeps = _best_of_own(~own, other_score, other_tie_break, sparsity)
+    return (
+        _filled(own, keeps, other_keeps, score, tie_break, sparsity),
+        _filled(~own, other_keeps, keeps, other_score, other_tie_break, sparsity),
+    )
 
 
-def _lexicographic_top_k(keys: list[Tensor], kept: int) -> Tensor:
-    """Keep the ``kept`` best of every row by the first key, then the second, ...; at last the lower column."""
-    order = torch.arange(keys[0].shape[1], device=keys[0].device).expand_as(keys[0])
-    for key in reversed(keys):
-        order = order.gather(1, key.gather(1, order).argsort(dim=1, descending=True, stable=True))
-    chosen = torch.zeros_like(keys[0], dtype=torch.bool)
-    return chosen.scatter_(1, order[:, :kept], True)
+def _best_of_own(own: Tensor, score: Tensor, tie_break: Tensor, sparsity: float) -> Tensor:
+    """Return the best of what a pole owns of every row, or all of it where that is less than it may keep."""
+    keeps = own.clone()
+    many = own.sum(1) > kept_per_row(own.shape[1], sparsity)
+    if many.any():
+        keeps[many] = _grouped_top_k(own[many].long(), score[many], tie_break[many], sparsity)
+    return keeps
+
+
+def _filled(own: Tensor, keeps: Tensor, other_keeps: Tensor, score: Tensor, tie_break: Tensor, share: float) -> Tensor:
+    """Return ``keeps``, filled up where a pole owns less than it may keep: first with what the other doesn't keep."""
+    chosen = keeps.clone()
+    few = own.sum(1) < kept_per_row(own.shape[1], share)
+    if few.any():
+        group = 2 * own[few].long() + ~other_keeps[few]
+        chosen[few] = _grouped_top_k(group, score[few], tie_break[few], share)
+    return chosen
+
+
+def _grouped_top_k(group: Tensor, score: Tensor, tie_break: Tensor, sparsity: float) -> Tensor:
+    """Like `masks.row_top_k`, by ``group`` (int64, not negative) first, and then by the score (float32).
+
+    Both go into one integer: the bits of a float, read as an integer, are in its order, below zero in reverse.
+    """
+    bits = (score.float() + 0.0).view(torch.int32).long()  # adding zero makes a negative one positive
+    ordered = torch.where(bits < 0, -(bits & 0x7FFFFFFF) - 1, bits)
+    return row_top_k((group << 33) + ordered, tie_break, sparsity)

@@ -1,0 +1,102 @@
+"""Peak memory, each in a process of its own: ``python -m benchmarks.peaks NAME MODEL DTYPE [...] [quick]``."""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import mask, taylor
+from benchmarks.measure import peak_rss_mb
+from benchmarks.setting import BATCH, Setting, spec
+from persona_prune import gradients
+from persona_prune.likelihood import Answer, batches
+from persona_prune.methods.base import build_masks
+from persona_prune.switching import PersonaSwitcher
+
+_MB = 2**20
+
+
+def main(arguments: list[str]) -> dict[str, float]:
+    """Load the model, do what is asked for, and return what it took, in MB."""
+    name, model, dtype, *rest = arguments
+    importlib.import_module("transformers.models.llama.modeling_llama")  # what loading would bring in
+    before = peak_rss_mb()
+    loaded = spec(model, dtype).load()
+    setting = Setting(model, dtype, loaded, "quick" in rest, False, 1, lambda line: None)
+    weights = sum(parameter.nbytes for parameter in loaded.model.parameters()) / _MB
+    work = {"signature": _signature, "mask": _mask, "switch": _switch, "taylor": _taylor}[name]
+    extra = work(setting, rest)
+    # What the libraries take before any model is loaded is no part of it.
+    return {"used_mb": peak_rss_mb() - before, "weights_mb": weights, "libraries_mb": before, **extra}
+
+
+def _signature(setting: Setting, _: list[str]) -> dict[str, float]:
+    setting.signature(setting.rows(setting.pairs()[:BATCH]))
+    return {}
+
+
+def _mask(setting: Setting, _: list[str]) -> dict[str, float]:
+    target, contrast = setting.signature(setting.rows(setting.pairs()[:2]))
+    build_masks(setting.linears, mask.method_of("wanda"), target, contrast, {})  # type: ignore[arg-type]
+    return {}
+
+
+def _switch(setting: Setting, _: list[str]) -> dict[str, float]:
+    target, contrast = setting.signature(setting.rows(setting.pairs()[:2]))
+    own, other = build_masks(setting.linears, mask.method_of("wanda"), target, contrast, {})  # type: ignore[arg-type]
+    with PersonaSwitcher(setting.loaded, {"own": own, "other": other}) as switcher:
+        for name in ("own", "other", "own"):
+            switcher.switch(name)
+        return {"switcher_mb": switcher.bytes / _MB}
+
+
+def _taylor(setting: Setting, rest: list[str]) -> dict[str, float]:
+    """Run the largest batch that the calibration pairs have backward, twice, and count what autograd keeps of it."""
+    rank = taylor.KINDS[rest[0]]
+    rows = setting.rows(setting.pairs())
+    rows = [rows[i] for i in list(batches(rows, BATCH // 2))[-1]]
+    weights = {parameter.untyped_storage().data_ptr() for parameter in setting.loaded.model.parameters()}
+    kept: dict[int, int] = {}
+    forward_done = False
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and not forward_done:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def objective(indices: Sequence[int], answers: list[list[Answer]]) -> Tensor:
+        nonlocal forward_done
+        value = gradients.logistic_margin(indices, answers)
+        forward_done = True  # what is saved after it is let go at once
+        return value
+
+    def backward() -> None:
+        gradients.add_gradient(
+            setting.loaded.model, rows, objective, weight=1.0, pad_id=setting.pad, batch_size=BATCH // 2
+        )
+
+    sizes = [module.weight.nbytes for module in setting.linears.values()]
+    with taylor.collector(setting, rank):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            backward()
+        backward()
+    return {
+        "activations_mb": sum(kept.values()) / _MB,
+        "largest_gradient_mb": max(sizes) / _MB,
+        "sums_mb": sum(4 * module.weight.numel() for module in setting.linears.values()) / _MB,
+    }
+
+
+def _print(figures: dict[str, Any]) -> None:
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _print(main(sys.argv[1:]))
