@@ -5,7 +5,7 @@
 #
 # DATA holds ai_persona/{power,wealth}_seeking.jsonl and machine_mindset/*.jsonl; SET is one of the names below.
 # What is finished is skipped, so an interrupted comparison goes on where it was. In the environment: MODEL, METHODS
-# (a comma list, without contrastive_taylor), TAYLOR (its settings, or SKIP), CONTROLS, PAIRS and ITEMS (how many to
+# (a comma list, without contrastive_taylor), TAYLOR (settings of that one, or SKIP), CONTROLS, PAIRS and ITEMS (how many to
 # calibrate on and to test on), EXTRA (settings of every run), OUT.
 set -eu
 here=$(dirname "$0")
@@ -44,7 +44,7 @@ for set in "$@"; do
                 controls="[${CONTROLS-random,generic,opposite}]" output_dir="$out/$set-flip_$flip" ${EXTRA-} || failed=1
         }
         # shellcheck disable=SC2086  # several settings in one variable
-        [ "${TAYLOR-}" = SKIP ] || compare method=contrastive_taylor ${TAYLOR:-method.rounds=6 method.sparsity=0.06}
+        [ "${TAYLOR-}" = SKIP ] || compare method=contrastive_taylor ${TAYLOR-}
         [ -z "$methods" ] || compare method="$methods"
     done
 done
