@@ -1,23 +1,52 @@
 """Checking a command line as a whole: every job of a sweep is composed and built before the first one starts."""
 
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from persona_prune.config import ConfigError, build, config_directory, neighbours
+from persona_prune.config import ConfigError, Plan, build, config_directory, neighbours
+from persona_prune.sweep_settings import SweepSettings
+
+_EXTRAS = {"joblib": "joblib", "submitit": "slurm", "ray": "ray", "optuna": "optuna"}
 
 
-def check_command_line(arguments: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class Checked:
+    """What a command line asks for, checked.
+
+    Attributes:
+        jobs: the overrides and the plan of every job; of a searching sweeper, of the corners of what it searches.
+        multirun: whether it is a sweep.
+        complete: whether ``jobs`` are all there will be, in this order.
+        parallel: whether a launcher runs jobs in other processes.
+    """
+
+    jobs: Sequence[tuple[Sequence[str], Plan]]
+    multirun: bool
+    complete: bool
+    parallel: bool
+
+    @property
+    def sweep(self) -> SweepSettings:
+        """How the sweep behaves."""
+        return self.jobs[0][1].sweep
+
+
+def check_command_line(arguments: Sequence[str]) -> Checked | None:
     """Check groups, keys and values of every job that ``arguments`` describe; nothing is loaded or written.
+
+    Returns None where the arguments only ask Hydra for information.
 
     Raises:
         ConfigError: with all problems found.
@@ -25,7 +54,7 @@ def check_command_line(arguments: Sequence[str]) -> None:
     options = get_args_parser().parse_args(list(arguments))
     asks_hydra = (options.help, options.hydra_help, options.cfg, options.info, options.shell_completion)
     if any(asks_hydra):
-        return
+        return None
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         try:
@@ -41,13 +70,26 @@ def check_command_line(arguments: Sequence[str]) -> None:
         problems += _key_problems(groups, [o for o in own if o.key_or_group not in bad_groups], search_path)
         if problems:
             raise ConfigError(problems)
+        settings = [str(o.input_line) for o in overrides if o.key_or_group.startswith("hydra")]
+        machinery = _compose([*settings, *map(_first_value, own)], hydra=True).hydra
+        complete = machinery.sweeper._target_.startswith("hydra._internal")
+        parallel = not machinery.launcher._target_.startswith("hydra._internal")
+        if options.multirun:
+            _check_plugins(machinery)
+            own = _with_parameters(OverridesParser.create(config_loader=loader), machinery.sweeper, own)
+        jobs = []
         for job in _jobs(own):
             try:
-                build(_compose([*search_path, *job]), sweep=options.multirun)
+                plan = build(_compose([*search_path, *job]), sweep=options.multirun)
             except ConfigError as error:
                 problems += error.problems
+                continue
+            jobs.append((job, plan))
+            if options.multirun and not complete:
+                problems += plan.sweep.search_problems(plan.evaluators)
     if problems:
         raise ConfigError(problems)
+    return Checked(jobs, options.multirun, complete, parallel)
 
 
 def _groups(search_path: Sequence[str]) -> dict[str, set[str]]:
@@ -100,15 +142,40 @@ def _key_problems(
     return problems
 
 
+def _check_plugins(machinery: DictConfig) -> None:
+    """Refuse a launcher or sweeper that is not installed, and one that would look for the worst."""
+    for part in ("launcher", "sweeper"):
+        package = ".".join(machinery[part]._target_.split(".")[:2])
+        plugin = next((name for name in _EXTRAS if name in package), None)
+        try:
+            found = importlib.util.find_spec(package) is not None
+        except ModuleNotFoundError:
+            found = False
+        if plugin is not None and not found:
+            extra = f"pip install -c constraints.txt -e '.[{_EXTRAS[plugin]}]'"
+            raise ConfigError([f"hydra/{part}: {package.split('.')[1]} is not installed: {extra}"])
+    if str(machinery.sweeper.get("direction", "maximize")).rpartition(".")[2] != "maximize":
+        raise ConfigError(
+            [f"hydra.sweeper.direction={machinery.sweeper.direction}: more is better; use hydra/sweeper=optuna_bounded"]
+        )
+
+
+def _with_parameters(parser: OverridesParser, sweeper: DictConfig, overrides: Sequence[Override]) -> list[Override]:
+    """Return the overrides with what ``hydra.sweeper.params`` adds to them; the command line wins."""
+    lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    both = [*parser.parse_overrides(lines), *overrides]
+    return list({override.get_key_element(): override for override in both}.values())
+
+
 def _jobs(overrides: Sequence[Override]) -> list[list[str]]:
-    """Return the overrides of every job; ranges that only a smart sweeper understands are left out."""
+    """Return the overrides of every job; of an interval, which only a searching sweeper understands, both ends."""
     jobs: list[list[str]] = [[]]
     for override in overrides:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            continue
         if override.is_sweep_override():
             key = override.get_key_element()
-            lines = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            interval = override.value()
+            ends = [interval.start, interval.end] if isinstance(interval, IntervalSweep) else None
+            lines = [f"{key}={value}" for value in ends or override.sweep_string_iterator()]
         else:
             lines = [str(override.input_line)]
         jobs = [[*job, line] for job in jobs for line in lines]
@@ -124,11 +191,13 @@ def _values(override: Override) -> list[object]:
 def _first_value(override: Override) -> str:
     if not override.is_sweep_override():
         return str(override.input_line)
-    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+    interval = override.value()
+    first = interval.start if isinstance(interval, IntervalSweep) else next(iter(override.sweep_string_iterator()))
+    return f"{override.get_key_element()}={first}"
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str], *, hydra: bool = False) -> DictConfig:
     try:
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=list(overrides), return_hydra_config=hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([" ".join(str(error).split())]) from None

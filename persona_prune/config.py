@@ -25,9 +25,10 @@ from persona_prune.methods.saved import SavedMask
 from persona_prune.methods.selection import Selection
 from persona_prune.models import ModelSpec
 from persona_prune.personas import Mix, Persona, content_hash
+from persona_prune.sweep_settings import SweepSettings
 from persona_prune.tracking import Tracker
 
-_NODES = ("model", "persona", "calibration", "method", "tracker")
+_NODES = ("model", "persona", "calibration", "method", "tracker", "sweep")
 _VALUES = ("study", "seed", "output_dir", "controls", "control_seeds", "with_prompt")
 _CONTROLS = ("random", "magnitude", "generic", "opposite")
 
@@ -54,6 +55,7 @@ class Plan:
     method: Selection | Baseline | SavedMask | NoMask
     evaluators: Mapping[str, Evaluator]
     tracker: Tracker
+    sweep: SweepSettings
     study: str
     seed: int
     controls: Sequence[str]
@@ -99,6 +101,7 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
         raise ConfigError(problems)
 
     persona, method = nodes["persona"], nodes["method"]
+    del config["sweep"]  # how jobs are run, not what they are
     identity = {key: value for key, value in config.items() if key not in ("tracker", "output_dir")}
     content: list[object] = [persona.system_prompt, *(evaluator.identity(persona) for evaluator in evaluators.values())]
     if _uses_pairs(method):

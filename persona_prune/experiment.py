@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from persona_prune import report
 from persona_prune.apply import masked
 from persona_prune.baselines.prompt import SystemPrompt
 from persona_prune.config import Plan
@@ -41,15 +40,11 @@ _EVALUATION_VERSION = 4  # raise it whenever an evaluator would give other figur
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its metrics, or the one line that says why it failed."""
+    """How a run ended: its metrics, or the one line that says why it failed; ``skipped`` if it was done already."""
 
     metrics: Mapping[str, float]
     error: str | None
-
-    @property
-    def objective(self) -> float | None:
-        """What a sweeper maximises: the margin of the choice evaluator, where there is one."""
-        return self.metrics.get("choice/margin")
+    skipped: bool = False
 
 
 def run_experiment(plan: Plan, overrides: Sequence[str], *, skip_done: bool) -> Outcome:
@@ -61,7 +56,7 @@ def run_experiment(plan: Plan, overrides: Sequence[str], *, skip_done: bool) -> 
         done = finished(plan.directory, plan.config_hash)
         if done is not None:
             log.info("%s: done already, skipped", plan.directory)
-            return Outcome(done, None)
+            return Outcome(done, None, skipped=True)
     try:
         with open_run_directory(plan.directory, plan.config, plan.config_hash, overrides) as run:
             metrics = _run(plan, run)
@@ -89,8 +84,10 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
         metrics |= {f"time/{stage}_s": seconds for stage, seconds in run.seconds.items()}
         metrics |= {"time/total_s": time.perf_counter() - started, "memory/peak_mb": peak_memory_mb()}
         run.write_json("metrics.json", metrics)
-        page = report.run_page(
-            report.RunFacts(
+        from persona_prune.report.run_page import RunFacts, run_page, summary_lines  # matplotlib takes its time
+
+        page = run_page(
+            RunFacts(
                 plan.name,
                 plan.config,
                 metrics,
@@ -102,13 +99,11 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
             )
         )
         write_text(run.path / "report.html", page)
-        samples = {name: result.samples for name, result in arms.results.items()}
-        files = [run.path / "report.html", run.path / "metrics.json", run.path / "persona.safetensors"]
-        tracked.finish(metrics, samples, [file for file in files if file.exists()])
-    except BaseException:
-        tracked.fail()
+        tracked.finish(metrics, builder.made_from)
+    except BaseException as error:
+        tracked.fail("interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error))
         raise
-    log.info("%s", report.summary_lines(plan.name, metrics, list(arms.controls)))
+    log.info("%s", summary_lines(plan.name, metrics, list(arms.controls)))
     for doubt in doubts(metrics):
         log.warning("  ! %s", doubt)
     log.info("report: %s", run.path / "report.html")
@@ -265,7 +260,7 @@ def _save(run: RunDirectory, built: Built | None, arms: Arms) -> dict[str, float
 
 def _run_info(plan: Plan, directory: Path) -> RunInfo:
     tags = [plan.model.name, plan.persona.name, plan.method.name]
-    return RunInfo(f"{plan.name}-{plan.config_hash[:6]}", plan.study, plan.method.name, tags, plan.config, directory)
+    return RunInfo(plan.name, plan.study, plan.method.name, tags, plan.config, plan.config_hash, directory)
 
 
 def _seed_everything(seed: int) -> None:

@@ -1,55 +1,90 @@
 """The entry point: ``python -m persona_prune.run [--multirun] [key=value ...]``."""
 
 import logging
+import os
+import signal
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from persona_prune.command_line import check_command_line
+from persona_prune import workers
+from persona_prune.command_line import Checked, check_command_line
 from persona_prune.config import ConfigError, build, config_directory
 from persona_prune.experiment import run_experiment
+from persona_prune.preview import preview
+from persona_prune.run_directory import INTERRUPTED, one_line
+from persona_prune.sweep import RECORDS, Records, Sweep, planned, run_job
+
+log = logging.getLogger("persona_prune.run")
 
 _failed: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
 def _job(cfg: DictConfig) -> float | None:
-    """Run one job; a failed one is recorded, so that the others of a sweep still run."""
+    """Run one job, in this process or one that a launcher started; return what a searching sweeper maximises."""
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN
     plan = build(cfg, sweep=sweep)
-    outcome = run_experiment(plan, list(hydra_config.overrides.task), skip_done=sweep)
-    if outcome.error is not None:
-        _failed.append(f"{plan.directory}: {outcome.error}")
-    return outcome.objective
+    overrides = list(hydra_config.overrides.task)
+    if not sweep:
+        outcome = run_experiment(plan, overrides, skip_done=False)
+        if outcome.error is not None:
+            _failed.append(outcome.error)
+        return None
+    records = Records(Path(os.environ[RECORDS]))
+    workers.prepare(hydra_config.job.num, hydra_config.launcher.get("cpus_per_task"), records.directory)
+    result = run_job(plan, overrides, hydra_config.job.num, records)
+    return plan.sweep.value(result.metrics) if result is not None else None
 
 
 def main() -> int:
-    """Check the command line, run the job or the sweep, and return the exit code: 0 done, 1 failed, 2 bad input."""
-    _log_to_terminal()
+    """Check the command line, run the job or the sweep, and return the exit code.
+
+    0: done; 1: something failed; 2: bad input; 130: interrupted.
+    """
+    workers.log_to_terminal()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        check_command_line(sys.argv[1:])
+        checked = check_command_line(sys.argv[1:])
+        if checked is not None and checked.sweep.dry_run:
+            print(*preview(checked.jobs), sep="\n")
+            return 0
+        if checked is not None and checked.multirun:
+            return _run_sweep(checked)
+        _job()
     except ConfigError as error:
         print(*(f"error: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return 2
-    try:
-        _job()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     return 1 if _failed else 0
 
 
-def _log_to_terminal() -> None:
-    """Show this package's messages on stderr; everything else goes to the run's log file only."""
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.INFO)
-    package = logging.getLogger("persona_prune")
-    package.setLevel(logging.INFO)
-    package.addHandler(handler)
+def _run_sweep(checked: Checked) -> int:
+    jobs = [planned(number, *job) for number, job in enumerate(checked.jobs)]
+    sweep = Sweep(jobs, complete=checked.complete, command=sys.argv[1:])
+    records = str(sweep.records.directory).replace("'", "\\'")
+    sys.argv.append(f"++hydra.job.env_set.{RECORDS}='{records}'")  # reaches workers on other machines too
+    traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # an exception for us instead of a traceback for the user
+    if checked.parallel:
+        os.environ["TQDM_DISABLE"] = "1"
+    ended_early = False
+    with sweep.open():
+        try:
+            _job()
+        except Exception as error:
+            ended_early = True
+            log.error("error: the sweep ended early: %s", one_line(error), exc_info=error if traceback_wanted else None)
+        finally:
+            workers.stop()
+    return 1 if ended_early or sweep.failed else 0
 
 
 if __name__ == "__main__":

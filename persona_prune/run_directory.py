@@ -15,11 +15,17 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-_OURS = (".hydra", "metrics.json", "samples", "persona.safetensors", "status.json", "report.html", "wandb")
+INTERRUPTED = "interrupted"
+"""The error of a run that was stopped by Ctrl-C or a signal to terminate."""
+
+# The status comes last wherever files are moved: until it is gone, a process that is killed left a run behind.
+_OURS = (".hydra", "metrics.json", "samples", "persona.safetensors", "report.html", "wandb", "status.json")
+_DISCARDED = ".discarded"
 
 
 class RunDirectory:
@@ -39,8 +45,12 @@ class RunDirectory:
         log.info("%-10s %6.1f s   peak memory %.0f MB", name, seconds, peak_memory_mb())
 
     def progress(self, label: str, total: int) -> Callable[[int], object]:
-        """Start a progress bar with a rate; it is drawn on a terminal only and disappears when complete."""
-        bar = tqdm(total=total, desc=label, leave=False, disable=None, unit="item")
+        """Start a progress bar with a rate; it is drawn on a terminal only and disappears when complete.
+
+        ``TQDM_DISABLE`` keeps it from being drawn at all: bars of jobs side by side would overwrite each other.
+        """
+        disable = True if os.environ.get("TQDM_DISABLE") else None
+        bar = tqdm(total=total, desc=label, leave=False, disable=disable, unit="item")
 
         def advance(done: int) -> None:
             bar.update(done)
@@ -61,8 +71,7 @@ class RunDirectory:
 
     def status(self, status: str, config_hash: str, error: str | None = None) -> None:
         """Write ``status.json``: running, done or failed."""
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-        self.write_json("status.json", {"status": status, "config_hash": config_hash, "error": error, **who})
+        _write_status(self.path, status, config_hash, error)
 
 
 @contextmanager
@@ -78,37 +87,76 @@ def open_run_directory(
         ValueError: the directory holds files of the same names that are no run's, or a run that is still going on.
     """
     path.mkdir(parents=True, exist_ok=True)
-    repeated = _make_room(path, config_hash)
-    run = RunDirectory(path)
-    run.status("running", config_hash)
-    (path / ".hydra").mkdir(exist_ok=True)
-    write_text(path / ".hydra" / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-    write_text(path / ".hydra" / "overrides.yaml", yaml.safe_dump(list(overrides)))
-    with _logging_to(path / "run.log"):
+    _refuse_what_is_no_run(path)
+    with _held(path):
+        repeated = _make_room(path, config_hash)
+        run = RunDirectory(path)
         try:
-            yield run
+            run.status("running", config_hash)
+            (path / ".hydra").mkdir(exist_ok=True)
+            write_text(path / ".hydra" / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+            write_text(path / ".hydra" / "overrides.yaml", yaml.safe_dump(list(overrides)))
+            with _logging_to(path / "run.log"):
+                try:
+                    yield run
+                except Exception as error:
+                    log.debug("traceback", exc_info=error)
+                    raise
         except KeyboardInterrupt:
-            run.status("failed", config_hash, "interrupted")
+            run.status("failed", config_hash, INTERRUPTED)
             raise
         except BaseException as error:
             run.status("failed", config_hash, one_line(error))
-            log.debug("traceback", exc_info=error)
             raise
         run.status("done", config_hash)
         if repeated is not None:
-            shutil.rmtree(repeated)
+            _discard(repeated)
 
 
 def finished(path: Path, config_hash: str) -> dict[str, float] | None:
     """Return the metrics of the run of this configuration that finished in ``path``; None if none did."""
+    status = read_status(path)
+    if status is None or status["status"] != "done" or status["config_hash"] != config_hash:
+        return None
     try:
-        status = json.loads((path / "status.json").read_text())
-        if status["status"] != "done" or status["config_hash"] != config_hash:
-            return None
         metrics: dict[str, float] = json.loads((path / "metrics.json").read_text())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
     return metrics
+
+
+def read_status(path: Path) -> dict[str, Any] | None:
+    """Return what ``status.json`` says, at least ``status`` and ``config_hash``; None if there is none to be read."""
+    try:
+        status = json.loads((path / "status.json").read_text())
+        return dict(status) if {"status", "config_hash"} <= status.keys() else None
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def in_use(path: Path) -> bool:
+    """Return whether a process, on any host that shares the file system, is running in the directory."""
+    if not (path / ".lock").exists():
+        return False
+    try:
+        with FileLock(path / ".lock", blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def close_dead(path: Path, error: str) -> bool:
+    """Let the status of a run whose process died (was killed) say so; return False if it is running after all."""
+    if not path.is_dir():
+        return True
+    try:
+        with _held(path):
+            status = read_status(path)
+            if status is not None and status["status"] == "running":
+                _write_status(path, "failed", status["config_hash"], error)
+    except ValueError:
+        return False
+    return True
 
 
 def one_line(error: BaseException) -> str:
@@ -139,43 +187,68 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _make_room(path: Path, config_hash: str) -> Path | None:
-    """Clear the directory of an earlier run; return where a run of the same configuration was moved to, if any."""
-    present = [path / name for name in _OURS if (path / name).exists()]
-    if not present:
-        return None
+def _write_status(path: Path, status: str, config_hash: str, error: str | None) -> None:
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+    content = {"status": status, "config_hash": config_hash, "error": error, **who}
+    write_text(path / "status.json", json.dumps(content, indent=2) + "\n")
+
+
+def _refuse_what_is_no_run(path: Path) -> None:
+    present = [name for name in _OURS if (path / name).exists()]
+    if present and read_status(path) is None:
+        names = ", ".join(present)
+        raise ValueError(f"output_dir={path} holds {names}, but no run's: choose another directory")
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Keep other processes out of the directory; a lock dies with its process, however that ends."""
+    lock = FileLock(path / ".lock")
     try:
-        previous = json.loads((path / "status.json").read_text())
-        status, done_hash = previous["status"], previous["config_hash"]
-    except (OSError, ValueError, KeyError, TypeError):
-        names = ", ".join(file.name for file in present)
-        raise ValueError(f"output_dir={path} holds {names}, but no run's: choose another directory") from None
-    if status == "running" and _alive(previous):
-        raise ValueError(f"output_dir={path}: process {previous['pid']} is still running there")
+        lock.acquire(blocking=False)
+    except Timeout:
+        status = read_status(path) or {}
+        who = f"process {status['pid']} on {status['host']}" if {"pid", "host"} <= status.keys() else "a process"
+        raise ValueError(f"output_dir={path}: {who} is still running there") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make_room(path: Path, config_hash: str) -> Path | None:
+    """Clear the directory of an earlier run; return where a run of the same configuration was moved to, if any.
+
+    Killed at any point, it can be repeated.
+    """
+    shutil.rmtree(path / _DISCARDED, ignore_errors=True)
+    for partial in path.glob("*.partial"):
+        partial.unlink()
+    previous = read_status(path)
+    if previous is None:
+        return None
+    present = [path / name for name in _OURS if (path / name).exists()]
+    if previous["status"] != "done":
+        for file in present[:-1]:
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+        return None  # the status is about to be overwritten
     number = 1
-    while (path / f"previous-{number}").exists():
+    while (path / f"previous-{number}" / "status.json").exists():
         number += 1
     aside = path / f"previous-{number}"
-    aside.mkdir()
+    aside.mkdir(exist_ok=True)
     for file in present:
         file.rename(aside / file.name)
-    if status != "done":
-        shutil.rmtree(aside)
-        return None
-    if done_hash == config_hash:
+    if previous["config_hash"] == config_hash:
         return aside
     log.info("%s held another run: moved to %s", path, aside)
     return None
 
 
-def _alive(status: Mapping[str, Any]) -> bool:
-    if status.get("host") != socket.gethostname() or status.get("pid") == os.getpid():
-        return False
-    try:
-        os.kill(int(status["pid"]), 0)
-    except (OSError, KeyError, ValueError):
-        return False
-    return True
+def _discard(directory: Path) -> None:
+    """Delete a directory; killed meanwhile, it leaves nothing that looks like a run."""
+    discarded = directory.rename(directory.with_name(_DISCARDED))
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 @contextmanager

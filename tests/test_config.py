@@ -152,7 +152,7 @@ def plan(*overrides: str, sweep: bool = False):
 
 def test_run_directory(in_tmp):
     one, other = plan(), plan("calibration.limit=3")
-    assert one.name == other.name == "smollm2_135m-extrovert-contrastive_taylor-0.06-seed42"
+    assert one.name == other.name == "smollm2_135m-extrovert-contrastive_taylor-0.1-seed42"
     assert one.directory != other.directory
     assert one.directory.parent == other.directory.parent
     assert plan("tracker=none").directory == one.directory

@@ -1,0 +1,74 @@
+"""What a sweep would do (``sweep.dry_run=true``): its jobs, what is done, and what of their material is cached."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from persona_prune.config import Plan, evaluated_prompts
+from persona_prune.data import without_leaks
+from persona_prune.methods.contrastive_taylor import ContrastiveTaylor
+from persona_prune.methods.selection import Selection
+from persona_prune.models import cache_root
+from persona_prune.personas import Mix, Pair, content_hash
+from persona_prune.run_directory import INTERRUPTED, finished, in_use, read_status
+
+_NOTE = """\
+cached: "no" is certain. "maybe": there is one of these pairs, but whether it is of this model, dtype and length limit
+only the weights can tell, whose fingerprint is part of the cache's keys; so too for the dense model's evaluations."""
+
+
+def preview(jobs: Sequence[tuple[Sequence[str], Plan]]) -> list[str]:
+    """Return the lines that tell what each job would do; no model is loaded and nothing is written."""
+    hashes = {kind: _data_hashes(cache_root() / kind) for kind in ("signatures", "masks")}
+    plans = [plan for _, plan in jobs]
+    done = sum(_state(plan) == "done" for plan in plans)
+    lines = [f"{len(jobs)} jobs, {done} of them done already; a sweep would skip those and start the others"]
+    common = set.intersection(*(set(overrides) for overrides, _ in jobs))
+    for number, (overrides, plan) in enumerate(jobs):
+        own = " ".join(line for line in overrides if line not in common)
+        lines.append(f"  {number:4d}  {_state(plan):11s}  cached: {_cached(plan, hashes):15s}  {plan.directory}  {own}")
+    return [*lines, _NOTE]
+
+
+def _state(plan: Plan) -> str:
+    if finished(plan.directory, plan.config_hash) is not None:
+        return "done"
+    if in_use(plan.directory):
+        return "running"
+    status = read_status(plan.directory)
+    if status is None or status["config_hash"] != plan.config_hash:
+        return "new"
+    if status["status"] == "running":
+        return "killed"
+    return INTERRUPTED if status.get("error") == INTERRUPTED else "failed"
+
+
+def _cached(plan: Plan, hashes: dict[str, set[str]]) -> str:
+    """Return whether the signature, or the mask of a gradient method, may be cached."""
+    if not isinstance(plan.method, Selection):
+        return "-"
+    kind, name = ("masks", "mask") if isinstance(plan.method, ContrastiveTaylor) else ("signatures", "signature")
+    asked = evaluated_prompts(plan.persona, plan.evaluators)
+    parts: list[Sequence[Pair]] = [
+        without_leaks(plan.calibration.pairs(part), asked, plan.calibration.on_leak) for part, _ in plan.persona.parts
+    ]
+    if not all(pair.not_matching for part in parts for pair in part):
+        return f"{name} maybe"  # the model's own answers are still to be put in
+    if isinstance(plan.persona, Mix) and plan.persona.pooled:
+        parts = [[pair for part in parts for pair in part]]
+    return f"{name} {'maybe' if all(content_hash(part) in hashes[kind] for part in parts) else 'no'}"
+
+
+def _data_hashes(directory: Path) -> set[str]:
+    """Return the hashes of the pairs that the files of a cache directory were made from."""
+    found = set()
+    for path in directory.glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="pt") as file:
+                manifest = json.loads((file.metadata() or {}).get("manifest", "{}"))
+        except (SafetensorError, OSError, ValueError):
+            continue  # building it again will say so
+        found |= {str(node["data_hash"]) for node in (manifest, manifest.get("description", {})) if "data_hash" in node}
+    return found
