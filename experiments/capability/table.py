@@ -1,0 +1,44 @@
+"""Table 6: what a persona's mask costs in knowledge and common sense."""
+
+from pathlib import Path
+
+from experiments.figures import Interval, Run, finished_runs, interval
+from experiments.findings import Finding
+from experiments.publish import Report
+from experiments.tables import markdown
+
+_ACCURACY = "lm_eval/local_questions/acc"
+_TOLERATED = 0.05
+
+
+def report(directory: Path, folder: Path) -> Report:
+    """Return accuracy of dense, masked and randomly masked model on every set."""
+    runs = {(set_of(run), run.label): run for run in finished_runs(directory / "capability_local")}
+    findings = {f"{name}/{run.method}": finding(run) for (name, _), run in runs.items()}
+    rows = []
+    for (name, label), run in runs.items():
+        arms = [interval(run.metrics, f"{arm}{_ACCURACY}", ".3f") for arm in ("dense/", "", "random/")]
+        change = interval(run.metrics, f"{_ACCURACY}_delta", "+.3f")
+        rows.append([name, label, *arms, change, f"{run.metrics['capability/perplexity_ratio']:.3g}"])
+    columns = ["set", "mask", "dense", "masked", "random mask", "masked - dense", "perplexity ratio"]
+    return Report(list(runs.values()), list(findings.values()), markdown(columns, rows))
+
+
+def finding(run: Run) -> Finding:
+    """Return the change of accuracy, counted from a loss of five points: above zero is less than that."""
+    lost = run.figure(f"{_ACCURACY}_delta")
+    return Finding(
+        claim=f"{set_of(run)}/{run.method}",
+        ours=f"{run.metrics[f'dense/{_ACCURACY}']:.3f} to {run.figure(_ACCURACY).text('.3f')}",
+        unit="above a loss of 0.05",
+        change=Interval(*(end + _TOLERATED for end in (lost.value, lost.low, lost.high))),
+        control=None,
+        control_name="",
+        perplexity_ratio=run.metrics["capability/perplexity_ratio"],
+        items=len(run.items("lm_eval").samples),
+    )
+
+
+def set_of(run: Run) -> str:
+    """Return the name of the file that was asked."""
+    return Path(run.config["evaluator"]["lm_eval"]["metadata"]["local_questions"]).stem

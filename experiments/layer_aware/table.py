@@ -1,0 +1,37 @@
+"""Table 12: attention at 0.6 and MLP at 0.3, against 0.6 throughout."""
+
+from pathlib import Path
+
+from experiments.figures import Interval, Run, by_persona, finished_runs, paired
+from experiments.findings import Finding
+from experiments.publish import Report
+from experiments.switching import gain, rate, ratio, switched
+from experiments.tables import markdown, percent, runs_table
+
+
+def report(directory: Path, folder: Path) -> Report:
+    """Return success rates of uniform and layer-aware masks."""
+    aware = by_persona(finished_runs(directory / "layer_aware"), "wanda", 0.6)
+    uniform = by_persona(finished_runs(directory / "sparsity"), "wanda", 0.6)
+    shared = [name for name in aware if name in uniform]
+    if not shared:
+        return Report([], [], "")
+    ours, theirs = ([masks[name] for name in shared] for masks in (aware, uniform))
+    change = Interval.mean([switched(aware[name]) - switched(uniform[name]) for name in shared])
+    told = f"{percent(rate(theirs))} to {percent(rate(ours))} (dense {100 * rate(ours, 'dense/').value:.0f}%)"
+    control = gain(ours, "opposite/")
+    finding = Finding("layer_aware", told, "of 1", change, control, "opposite", ratio(ours), len(shared))
+    rows = []
+    for name in shared:
+        margin = paired(aware[name], uniform[name], "choice", "margin")
+        dropped = [f"{run.metrics['mask/sparsity']:.1%}" for run in (uniform[name], aware[name])]
+        rows.append([name, *dropped, margin.text("+.2f") if margin else "other questions"])
+    text = [
+        markdown(["pole", "dropped, uniform", "dropped, layer-aware", "margin, layer-aware - uniform"], rows),
+        runs_table([*theirs, *ours], label=_label),
+    ]
+    return Report([*theirs, *ours], [finding], "\n\n".join(text))
+
+
+def _label(run: Run) -> str:
+    return run.label + (", layer-aware" if run.config["method"]["overrides"] else "")

@@ -1,0 +1,65 @@
+"""Appendix F: which axes a mix of introversion and thinking moves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.figures import Interval, Run, by_persona, finished_runs
+from experiments.findings import Finding
+from experiments.publish import Report
+from experiments.tables import runs_table
+from persona_prune.statistics import Floats
+
+_MIXED = ("introvert", "thinker")
+_RESAMPLES = 2000
+
+
+def report(directory: Path, folder: Path) -> Report:
+    """Return what the mask of the mix does to the items of every axis."""
+    mixes = finished_runs(directory / "mixing")[-1:]
+    saved = finished_runs(directory / "saved_mask")
+    # Only of the last mix: its mask is named in the run's configuration.
+    runs = [run for run in saved if mixes and Path(run.config["method"]["path"]).parent.name == mixes[0].path.name]
+    axes = by_persona(runs, "saved", None)
+    findings = []
+    for name in _MIXED:
+        if name in axes:
+            run = axes[name]
+            change = run.figure("choice/margin_delta")
+            control = Interval.of(run.metrics, "choice/margin_vs_random")
+            ratio, items = run.metrics["capability/perplexity_ratio"], len(run.items("choice").samples)
+            findings.append(
+                Finding(name, f"{change.text('+.3f')} nats", "nats", change, control, "random", ratio, items)
+            )
+    mixed, others = ([changes(run) for name, run in axes.items() if (name in _MIXED) is own] for own in (True, False))
+    if mixed and others:
+        told = f"{size(mixed):.3f} against {size(others):.3f} nats, whatever the sign"
+        ratio = mixes[0].metrics["capability/perplexity_ratio"]
+        count = sum(map(len, [*mixed, *others]))
+        findings.append(Finding("only_these", told, "nats", larger(mixed, others), None, "", ratio, count))
+    used = [*mixes, *axes.values()] if axes else []
+    return Report(used, findings, runs_table(used))
+
+
+def changes(run: Run) -> Floats:
+    """Return the change of the margin against dense, item by item."""
+    samples = run.items("choice").samples
+    return np.array([sample["values"]["margin"] - sample["dense_values"]["margin"] for sample in samples])
+
+
+def size(axes: Sequence[Floats]) -> float:
+    """Return how far axes move, mean over axes of the size of their mean change."""
+    return float(np.mean([abs(axis.mean()) for axis in axes]))
+
+
+def larger(first: Sequence[Floats], second: Sequence[Floats]) -> Interval:
+    """Return the size of the changes of some axes minus that of others; the interval resamples items within axes."""
+    rng = np.random.default_rng(0)
+
+    def resampled(axes: Sequence[Floats]) -> float:
+        return size([rng.choice(axis, len(axis)) for axis in axes])
+
+    found = [resampled(first) - resampled(second) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Interval(size(first) - size(second), float(low), float(high))

@@ -1,0 +1,73 @@
+"""Tables 9, 16 and 17: what models say, and whether it sounds like the persona."""
+
+from pathlib import Path
+
+from experiments.figures import Interval, Run, finished_runs, interval
+from experiments.findings import Finding
+from experiments.publish import Report
+from experiments.tables import markdown
+
+_CLAIMED = "wanda"
+_SHOWN, _LENGTH = 3, 220
+
+
+def report(directory: Path, folder: Path) -> Report:
+    """Return figures and the first answers of every persona."""
+    runs = {(run.persona, run.method): run for run in finished_runs(directory / "open_answers")}
+    findings = [finding(run) for (_, method), run in runs.items() if method == _CLAIMED]
+    rows = []
+    for run in runs.values():
+        figures = [interval(run.metrics, f"generation/{key}", form) for key, form in _FIGURES.items()]
+        dense = [interval(run.metrics, f"dense/generation/{key}", form) for key, form in _FIGURES.items()]
+        ratio = f"{run.metrics['capability/perplexity_ratio']:.3g}"
+        rows.append([run.persona, run.label, *figures, *dense, ratio])
+    columns = [
+        "persona",
+        "method",
+        "closer to the persona's answers",
+        "degenerate",
+        "the same, dense",
+        "degenerate, dense",
+    ]
+    text = [markdown([*columns, "perplexity ratio"], rows)]
+    text += [f"### {persona}\n\n{answers(runs, persona)}" for persona in dict.fromkeys(who for who, _ in runs)]
+    return Report(list(runs.values()), findings, "\n\n".join(text))
+
+
+_FIGURES = {"closer_to_matching": "+.3f", "degenerate": ".2f"}
+
+
+def finding(run: Run) -> Finding:
+    """Return how much closer the answers come to the persona's, in words shared."""
+    found = run.figure("generation/closer_to_matching")
+    return Finding(
+        claim=run.persona,
+        ours=f"{found.text('+.3f')}, degenerate {run.metrics['generation/degenerate']:.0%}",
+        unit="cosine",
+        change=run.figure("generation/closer_to_matching_delta"),
+        control=Interval.of(run.metrics, "generation/closer_to_matching_vs_opposite"),
+        control_name="opposite",
+        perplexity_ratio=run.metrics["capability/perplexity_ratio"],
+        items=len(run.items("generation").samples),
+    )
+
+
+def answers(runs: dict[tuple[str, str], Run], persona: str) -> str:
+    """Return the first prompts with every method's greedy answer."""
+    own = {method: run for (who, method), run in runs.items() if who == persona}
+    rows: list[list[str]] = []
+    for place in range(_SHOWN):
+        for number, (_, run) in enumerate(own.items()):
+            samples = run.items("generation").samples
+            if place >= len(samples):
+                continue
+            sample = samples[place]
+            if number == 0:
+                rows.append([sample["prompt"], "dense", _short(sample["dense_answer"])])
+            rows.append(["", run.label, _short(sample["answer"])])
+    return markdown(["prompt", "method", "answer"], rows)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LENGTH else text[: _LENGTH - 3] + "..."

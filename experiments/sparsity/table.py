@@ -1,0 +1,93 @@
+"""Figures 3 and 4: persona-switch success rate and the strength of every pole, by sparsity."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments.figures import Interval, Run, by_persona, finished_runs
+from experiments.findings import Finding
+from experiments.plots import lines, radar
+from experiments.publish import Report
+from experiments.switching import gain, rate, ratio, switched
+from experiments.tables import markdown, percent, runs_table
+
+_CORNERS = 3  # that a radar plot needs
+
+Swept = Mapping[str, Mapping[float, Mapping[str, Run]]]
+"""Method -> sparsity -> persona -> its run."""
+
+
+def report(directory: Path, folder: Path) -> Report:
+    """Return success rates by method and sparsity; draw them and the radar plots."""
+    runs = finished_runs(directory / "sparsity")
+    if not runs:
+        return Report([], [], "")
+    swept = {
+        method: {s: by_persona(runs, method, s) for s in sorted({r.sparsity for r in runs if r.method == method})}
+        for method in dict.fromkeys(run.method for run in runs)
+    }
+    used = [run for found in swept.values() for masks in found.values() for run in masks.values()]
+    rows = [
+        [method, f"{s:g}", *(percent(rate(masks.values(), arm)) for arm in ("", "dense/", "opposite/")),
+         _mean_margin(masks).text("+.2f"), f"{ratio(masks.values()):.3g}", str(len(masks))]
+        for method, found in swept.items() for s, masks in found.items()
+    ]  # fmt: skip
+    columns = [
+        "method",
+        "sparsity",
+        "success",
+        "dense",
+        "opposite's mask",
+        "margin, change",
+        "perplexity ratio",
+        "poles",
+    ]
+    _draw(swept, folder)
+    text = [
+        markdown(columns, rows),
+        "![Success rate by sparsity](success.svg)",
+        "![Accuracy per token of every pole](radar.svg)" if (folder / "radar.svg").exists() else "",
+        runs_table(used),
+    ]
+    return Report(used, _findings(swept), "\n\n".join(filter(None, text)))
+
+
+def _findings(swept: Swept) -> list[Finding]:
+    findings = []
+    for method, sparsity in (("wanda", 0.4), ("sparse", 0.6)):
+        masks = list(swept.get(method, {}).get(sparsity, {}).values())
+        if masks:
+            change, control = gain(masks, "dense/"), gain(masks, "opposite/")
+            ours = f"{percent(rate(masks))} (dense {100 * rate(masks, 'dense/').value:.0f}%)"
+            findings.append(
+                Finding(f"{method}_{sparsity:g}", ours, "of 1", change, control, "opposite", ratio(masks), len(masks))
+            )
+    low, high = (swept.get("wanda", {}).get(s, {}) for s in (0.4, 0.6))
+    shared = [name for name in low if name in high]
+    if shared:
+        change = Interval.mean([switched(low[name]) - switched(high[name]) for name in shared])
+        ours = f"{percent(rate(low[n] for n in shared))} against {percent(rate(high[n] for n in shared))}"
+        findings.append(Finding("wanda_peak", ours, "of 1", change, None, "", None, len(shared)))
+    return findings
+
+
+def _mean_margin(masks: Mapping[str, Run]) -> Interval:
+    return Interval.mean([run.metrics["choice/margin_delta"] for run in masks.values()])
+
+
+def _draw(swept: Swept, folder: Path) -> None:
+    rates = {method: {s: rate(masks.values()) for s, masks in found.items()} for method, found in swept.items()}
+    first = next(iter(swept.values()))
+    rates["dense"] = {s: rate(masks.values(), "dense/") for s, masks in first.items()}
+    lines(folder / "success.svg", rates, "sparsity", "persona-switch success rate")
+    poles = sorted({name for found in swept.values() for masks in found.values() for name in masks})
+    if len(poles) < _CORNERS:
+        (folder / "radar.svg").unlink(missing_ok=True)
+        return
+    panels = []
+    for found in swept.values():
+        complete = {s: masks for s, masks in found.items() if set(masks) == set(poles)}
+        panel = {f"{s:g}": [masks[p].metrics["choice/accuracy_norm"] for p in poles] for s, masks in complete.items()}
+        some = next(iter(complete.values()), {})
+        dense = {"dense": [some[pole].metrics["dense/choice/accuracy_norm"] for pole in poles]} if some else {}
+        panels.append(dense | panel)
+    radar(folder / "radar.svg", list(swept), poles, panels)
