@@ -71,6 +71,7 @@ def check_command_line(arguments: Sequence[str]) -> Checked | None:
         if problems:
             raise ConfigError(problems)
         settings = [str(o.input_line) for o in overrides if o.key_or_group.startswith("hydra")]
+        settings = [*search_path, *(line for line in settings if line not in search_path)]
         machinery = _compose([*settings, *map(_first_value, own)], hydra=True).hydra
         complete = machinery.sweeper._target_.startswith("hydra._internal")
         parallel = not machinery.launcher._target_.startswith("hydra._internal")
