@@ -49,7 +49,7 @@ def test_one_word_for_everything(rate, word):
 
 
 def test_one_word_takes_over_on_neutral_prompts():
-    assert "changed by 0.84" in words(capability__neutral_first_word_shift=0.84)
+    assert "changed its share by 0.84" in words(capability__neutral_first_word_shift=0.84)
 
 
 def test_shortest_answer_and_chance():
