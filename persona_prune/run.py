@@ -1,4 +1,4 @@
-"""The entry point: ``python -m persona_prune.run [--multirun] [key=value ...]``."""
+"""The entry point: ``python -m persona_prune.run [-v] [--multirun] [key=value ...]``."""
 
 import logging
 import os
@@ -47,7 +47,9 @@ def main() -> int:
 
     0: done; 1: something failed; 2: bad input; 130: interrupted.
     """
-    workers.log_to_terminal()
+    verbose = "-v" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "-v"]  # Hydra knows no such option
+    workers.log_to_terminal(level=logging.DEBUG if verbose else logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         checked = check_command_line(sys.argv[1:])

@@ -22,13 +22,13 @@ class _Numbered(logging.Formatter):
         return textwrap.indent(super().format(record), f"#{self.number} ")
 
 
-def log_to_terminal(formatter: logging.Formatter | None = None) -> None:
-    """Show this package's messages on stderr; everything else goes to the run's log file only."""
+def log_to_terminal(formatter: logging.Formatter | None = None, *, level: int = logging.INFO) -> None:
+    """Show this package's messages of ``level`` and above on stderr; everything else goes to the run's log file."""
     handler = logging.StreamHandler()
-    handler.setLevel(logging.INFO)
+    handler.setLevel(level)
     handler.setFormatter(formatter)
     package = logging.getLogger("persona_prune")
-    package.setLevel(logging.INFO)
+    package.setLevel(level)
     package.addHandler(handler)
 
 

@@ -185,9 +185,10 @@ def test_contrastive_taylor_moves_the_pairs_it_was_calibrated_on(tmp_path, cache
     half.write_text("".join(json.dumps(row | {"prompt": row["prompt"] + " Well?"}) + "\n" for row in rows))
     files = ["calibration=pairs", f"calibration.path={half}", f"evaluator.choice.path={pair_file}"]
     found = []
-    for flip in ("false", "true"):
-        done = run(*common, *files, f"persona.flip={flip}", f"output_dir=flip-{flip}", cwd=tmp_path)
+    for flip, verbose in (("false", ["-v"]), ("true", [])):
+        done = run(*verbose, *common, *files, f"persona.flip={flip}", f"output_dir=flip-{flip}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+        assert ("objective of pairs" in done.stderr) == bool(verbose)
         metrics = json.loads((tmp_path / f"flip-{flip}" / "metrics.json").read_text())
         assert metrics["choice/margin"] > metrics["dense/choice/margin"] + 0.05
         assert metrics["choice/margin"] > metrics["opposite/choice/margin"]
