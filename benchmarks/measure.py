@@ -2,7 +2,6 @@
 
 import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -69,12 +68,6 @@ def ratio(over: Sequence[float], under: Sequence[float], scales: Sequence[float]
 def exactly(value: float) -> Ratio:
     """Return a figure that has no spread, such as a size."""
     return Ratio(value, value, value)
-
-
-def peak_rss_mb() -> float:
-    """Return the most memory that this process has held since it began, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def in_child(module: str, *arguments: str) -> dict[str, Any]:

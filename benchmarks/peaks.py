@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import mask, taylor
-from benchmarks.measure import peak_rss_mb
 from benchmarks.setting import BATCH, Setting, spec
 from persona_prune import gradients
+from persona_prune.devices import peak_host_memory_mb
 from persona_prune.likelihood import Answer, batches
 from persona_prune.methods.base import build_masks
 from persona_prune.switching import PersonaSwitcher
@@ -25,14 +25,14 @@ def main(arguments: list[str]) -> dict[str, float]:
     """Load the model, do what is asked for, and return what it took, in MB."""
     name, model, dtype, *rest = arguments
     importlib.import_module("transformers.models.llama.modeling_llama")  # what loading would bring in
-    before = peak_rss_mb()
+    before = peak_host_memory_mb()
     loaded = spec(model, dtype).load()
     setting = Setting(model, dtype, loaded, "quick" in rest, False, 1, lambda line: None)
     weights = sum(parameter.nbytes for parameter in loaded.model.parameters()) / _MB
     work = {"signature": _signature, "mask": _mask, "switch": _switch, "taylor": _taylor}[name]
     extra = work(setting, rest)
     # What the libraries take before any model is loaded is no part of it.
-    return {"used_mb": peak_rss_mb() - before, "weights_mb": weights, "libraries_mb": before, **extra}
+    return {"used_mb": peak_host_memory_mb() - before, "weights_mb": weights, "libraries_mb": before, **extra}
 
 
 def _signature(setting: Setting, _: list[str]) -> dict[str, float]:

@@ -1,5 +1,9 @@
-"""Where a model runs and in which number format."""
+"""Where a model runs, in which number format, and how much memory the host gave it."""
 
+import re
+import resource
+import sys
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -35,3 +39,15 @@ def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return torch.bfloat16
     return torch.float32
+
+
+def peak_host_memory_mb() -> float:
+    """Return the most memory that this process has held since it began, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) / 2**10
+    # Elsewhere: on Linux it begins at what the process that started this one held.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

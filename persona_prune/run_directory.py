@@ -3,10 +3,8 @@
 import json
 import logging
 import os
-import resource
 import shutil
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,8 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 from tqdm import tqdm
+
+from persona_prune.devices import peak_host_memory_mb
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +170,7 @@ def peak_memory_mb() -> float:
     on_gpus = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
     if on_gpus:
         return on_gpus / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak_host_memory_mb()
 
 
 def reset_peak_memory() -> None:
