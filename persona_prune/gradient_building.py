@@ -246,17 +246,20 @@ class GradientBuilder:
         return benefit_per_damage(weight, gradient, self._damage[name]).masked_fill_(dropped, -torch.inf)
 
     def _affordable(self, guard: Guard, dropped: dict[str, Tensor], description: Mapping[str, object]) -> bool:
+        bounds = {
+            "perplexity ratio": (guard.perplexity_ratio, self._method.max_perplexity_ratio),
+            "neutral drift": (guard.neutral_drift, self._method.max_neutral_drift),
+            "own loss": (guard.own_loss, self._method.max_own_loss),
+        }
         with self._applied(self._mask(dropped, description)):
-            cost = guard.cost()
-        log.debug(
-            "budget: perplexity ratio %.4f, neutral drift %+.4f, own loss %+.4f", cost.ratio, cost.drift, cost.own_loss
-        )
-        bounds = (
-            (cost.ratio, self._method.max_perplexity_ratio),
-            (cost.drift, self._method.max_neutral_drift),
-            (cost.own_loss, self._method.max_own_loss),
-        )
-        return all(bound is None or value <= bound for value, bound in bounds)
+            for what, (measure, bound) in bounds.items():
+                if bound is None:
+                    continue
+                cost = measure()
+                log.debug("budget: %s %+.4f, at most %+.4f", what, cost, bound)
+                if not cost <= bound:  # nor if it is no number
+                    return False
+        return True
 
     def _mask(self, dropped: Mapping[str, Tensor], description: Mapping[str, object]) -> Mask:
         bits = {name: pack_bits(~drop) for name, drop in dropped.items()}

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from persona_prune.data import PERSONAS_DATA, read_prompts, read_text
 from persona_prune.generation import greedy_answers
@@ -105,48 +106,63 @@ def answered(
             batch_size=batch_size,
             on_batch=on_batch,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps({"answers": answers}))
-        partial.replace(path)
+        _write(path, {"answers": answers})
     return [Row(prompt, (tuple(answer),)) for prompt, answer in zip(encoded, answers, strict=True)]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a change of a model costs against the dense one.
+class Guard:
+    """Measures what a change of the model costs against the dense one, on the validation part of neutral material.
 
-    Attributes:
-        ratio: perplexity on text, changed over dense.
-        drift: nats per token that the dense model's own answers to neutral prompts lose.
-        own_loss: nats per token that a persona's own answers lose; 0 without any.
+    Each cost is measured when it is asked for: where one of them is too high already, the others need not be.
     """
 
-    ratio: float
-    drift: float
-    own_loss: float
-
-
-class Guard:
-    """Measures what a change of the model costs, on the validation part of neutral material."""
-
     def __init__(self, loaded: LoadedModel, neutral: Neutral, batch_size: int, own: Sequence[Row] = ()) -> None:
-        """Measure the dense model, which ``loaded`` must be now; ``own`` are a persona's answers, one branch a row."""
+        """Measure the dense model, which ``loaded`` must be now; ``own`` are a persona's answers, one branch a row.
+
+        What the dense model makes of the neutral material is measured once and cached.
+        """
         self._loaded, self._neutral, self._batch_size, self._own = loaded, neutral, batch_size, own
-        self._dense = self._measure()
+        key = json.dumps(["v1", loaded.fingerprint, loaded.arithmetic, neutral.digest, batch_size])
+        path = cache_root() / "neutral" / f"guard-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+        try:
+            self._dense_text, self._dense_answers = (float(x) for x in json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            self._dense_text, self._dense_answers = self._text(), self._mean(neutral.validation_answers)
+            _write(path, [self._dense_text, self._dense_answers])
+        self._dense_own = self._mean(own)
 
-    def cost(self) -> Cost:
-        """Return what the model as it stands costs."""
-        text, answers, own = (dense - now for dense, now in zip(self._dense, self._measure(), strict=True))
-        return Cost(math.exp(min(text, 690.0)), answers, own)
+    def perplexity_ratio(self) -> float:
+        """Perplexity on text of the model as it stands, over the dense model's."""
+        return math.exp(min(self._dense_text - self._text(), 690.0))
 
-    def _measure(self) -> tuple[float, float, float]:
-        """Return log-probability per token of the text, and its means over neutral and over own answers."""
+    def neutral_drift(self) -> float:
+        """Nats per token that the dense model's own answers to neutral prompts have lost."""
+        return self._dense_answers - self._mean(self._neutral.validation_answers)
+
+    def own_loss(self) -> float:
+        """Nats per token that the persona's own answers have lost; 0 without any."""
+        return self._dense_own - self._mean(self._own)
+
+    def _text(self) -> float:
+        """Return the log-probability per token of the text."""
         model, pad = self._loaded.model, self._loaded.tokenizer.pad_token_id
         text = score(model, self._neutral.validation_text, pad_id=pad, batch_size=max(1, self._batch_size // 4))
-        tokens = sum(len(only.log_probs) for (only,) in text)
-        means = []
-        for rows in (self._neutral.validation_answers, self._own):
-            answers = score(model, rows, pad_id=pad, batch_size=self._batch_size) if rows else []
-            means.append(sum(only.log_probs.double().mean().item() for (only,) in answers) / max(1, len(answers)))
-        return sum(only.log_probs.double().sum().item() for (only,) in text) / tokens, means[0], means[1]
+        return sum(only.log_probs.double().sum().item() for (only,) in text) / sum(
+            len(only.log_probs) for (only,) in text
+        )
+
+    def _mean(self, rows: Sequence[Row]) -> float:
+        """Return the log-probability per token of answers, as a mean over answers."""
+        if not rows:
+            return 0.0
+        scored = score(
+            self._loaded.model, rows, pad_id=self._loaded.tokenizer.pad_token_id, batch_size=self._batch_size
+        )
+        return sum(only.log_probs.double().mean().item() for (only,) in scored) / len(rows)
+
+
+def _write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)

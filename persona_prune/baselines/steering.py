@@ -67,7 +67,7 @@ class Steering:
             for strength in self.strengths:
                 steering = SteeringVector(number, strength * vectors[number])
                 with steering.applied(loaded):
-                    ratio = guard.cost().ratio
+                    ratio = guard.perplexity_ratio()
                     tried.append((_margin(loaded, validation, material.batch_size), ratio, steering))
                 log.debug(
                     "layer %d, strength %g: margin %+.3f, perplexity ratio %.3f", number, strength, *tried[-1][:2]

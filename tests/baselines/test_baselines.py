@@ -10,7 +10,6 @@ from persona_prune.baselines.prompt import Prompt, SystemPrompt
 from persona_prune.baselines.rag import Retrieval
 from persona_prune.baselines.steering import Steering, SteeringVector, decoder_layers, mean_differences
 from persona_prune.likelihood import chat_prompt, pair_rows, score
-from persona_prune.neutral import Cost
 from persona_prune.personas import Pair
 
 
@@ -19,8 +18,8 @@ def quiet(label, total):
 
 
 class FreeGuard:
-    def cost(self):
-        return Cost(1.0, 0.0, 0.0)
+    def perplexity_ratio(self):
+        return 1.0
 
 
 @pytest.fixture
