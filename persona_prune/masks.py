@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from persona_prune import mask_coding
 from persona_prune.persona_files import FileManifest as FileManifest
 from persona_prune.persona_files import check_name, checked_shape, read_tensors, save_persona_file
 from persona_prune.persona_files import open_persona_file as open_persona_file
-from persona_prune.ranking import kth_largest
+from persona_prune.ranking import at_least_kth
 
 FORMAT = "persona_prune.mask.v2"
 _PLAIN = "persona_prune.mask.v1"  # bits as they are, and no checksum
 FORMATS = (FORMAT, _PLAIN)
 """Formats that `load_mask` reads: files of a mask itself, not of what it is made from."""
+
+TieBreak = Callable[[Tensor], Tensor]
+"""``tie_break(rows)`` -> what decides between equal scores of the rows that a bool ``[out_features]`` chooses,
+``[chosen, in_features]``: the larger is kept. Asked only where scores are equal; an importance, so not negative."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +141,14 @@ def pack_bits(keep: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(keep.cpu().numpy(), axis=1))
 
 
-def row_top_k(score: Tensor, tie_break: Tensor, sparsity: float) -> Tensor:
+def row_top_k(score: Tensor, tie_break: TieBreak, sparsity: float) -> Tensor:
     """Keep the ``floor((1 - sparsity) * n)`` largest scores of every row (equation 4 of the paper).
 
     Ties are broken by the larger ``tie_break`` (the Wanda importance of the weight), then by the lower column index.
 
     Args:
         score: ``[out_features, in_features]``, larger = keep; no NaN.
-        tie_break: same shape, not negative.
+        tie_break: of the same weights.
         sparsity: share of each row to drop, in [0, 1).
 
     Returns:
@@ -155,19 +159,17 @@ def row_top_k(score: Tensor, tie_break: Tensor, sparsity: float) -> Tensor:
     """
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
-    if score.isnan().any():
-        raise ValueError("scores contain NaN: the signature or the weights are not finite")
     columns = score.shape[1]
     kept = kept_per_row(columns, sparsity)
-    if kept == columns:
-        return torch.ones_like(score, dtype=torch.bool)
-    if kept == 0:
-        return torch.zeros_like(score, dtype=torch.bool)
-    threshold = kth_largest(score, kept)
-    keep = score >= threshold
-    tied = keep.sum(1) > kept
+    try:
+        # The smallest and the largest score say as well whether one is NaN.
+        keep, threshold, tied = at_least_kth(score, min(max(kept, 1), columns))
+    except ValueError:
+        raise ValueError("scores contain NaN: the signature or the weights are not finite") from None
+    if kept in (0, columns):
+        return torch.full_like(keep, kept > 0)
     if tied.any():
-        keep[tied] = _break_ties(score[tied], tie_break[tied], threshold[tied], kept)
+        keep[tied] = _break_ties(score[tied], tie_break(tied), threshold[tied], kept)
     return keep
 
 
@@ -177,15 +179,19 @@ def kept_per_row(columns: int, sparsity: float) -> int:
 
 
 def _break_ties(score: Tensor, tie_break: Tensor, threshold: Tensor, kept: int) -> Tensor:
-    above = score > threshold
-    at = score == threshold
-    room = kept - above.sum(1, keepdim=True)
-    # Stable, so that equal importances stay in column order.
-    order = tie_break.masked_fill(~at, -1.0).argsort(dim=1, descending=True, stable=True)
-    chosen = torch.zeros_like(at)
-    within = torch.arange(score.shape[1], device=score.device)[None, :] < room
-    chosen.scatter_(1, order, within)
-    return above | (chosen & at)
+    """Return what is kept of rows in which more scores than fit are equal to the threshold."""
+    keep = score > threshold
+    room = kept - keep.sum(1)
+    # Only what is equal to the threshold is sorted: by row, then the larger tie-break, then the lower column.
+    row, column = (score == threshold).nonzero(as_tuple=True)
+    order = tie_break[row, column].argsort(descending=True, stable=True)
+    order = order[row[order].argsort(stable=True)]
+    row, column = row[order], column[order]
+    count = row.bincount(minlength=len(score))
+    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    first = place < room[row]
+    keep[row[first], column[first]] = True
+    return keep
 
 
 def difference(first: Mask, second: Mask) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Protocol
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 
-from persona_prune.masks import Mask, pack_bits
+from persona_prune.masks import Mask, TieBreak, pack_bits
 from persona_prune.methods.selection import block_top_k, disjoint_top_k
 from persona_prune.signatures import Signature, Statistics
 from persona_prune.validation import STRICT, Name
@@ -63,6 +63,11 @@ def wanda_importance(weight: Tensor, mean_abs: Tensor) -> Tensor:
     return weight.abs() * mean_abs.to(weight.device)
 
 
+def importance_of_rows(weight: Tensor, mean_abs: Tensor) -> TieBreak:
+    """Return the tie rule of every method for one Linear, computed for the rows that need it."""
+    return lambda rows: wanda_importance(weight[rows], mean_abs)
+
+
 def build_masks(
     linears: Mapping[str, nn.Linear],
     method: Method,
@@ -105,7 +110,7 @@ def _keep_both(method: Method, layer: Layer) -> tuple[Tensor, Tensor]:
     mirrored = Layer(layer.name, layer.weight, layer.contrast, layer.target)
     sparsity = method.sparsity_of(layer.name)
     scores = [method.score(side) for side in (layer, mirrored)]
-    ties = [wanda_importance(side.weight, side.target.mean_abs) for side in (layer, mirrored)]
+    ties = [importance_of_rows(side.weight, side.target.mean_abs) for side in (layer, mirrored)]
     if getattr(method, "assignment", "independent") == "disjoint":
         return disjoint_top_k(scores[0], scores[1], ties[0], ties[1], sparsity)
     block = getattr(method, "block_columns", None) or layer.weight.shape[1]

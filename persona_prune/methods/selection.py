@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from persona_prune.masks import kept_per_row, row_top_k
+from persona_prune.masks import TieBreak, kept_per_row, row_top_k
 from persona_prune.validation import STRICT, Fraction, Name
 
 _MODULES = {"attention": r"attn|attention", "mlp": r"mlp|feed_forward|ffn"}
@@ -79,14 +79,21 @@ def _matches(match: re.Match[str], linear: str) -> bool:
     return bool(numbers) and int(match["first"]) <= int(numbers[0]) <= int(last)
 
 
-def block_top_k(score: Tensor, tie_break: Tensor, sparsity: float, block_columns: int) -> Tensor:
+def block_top_k(score: Tensor, tie_break: TieBreak, sparsity: float, block_columns: int) -> Tensor:
     """Like `masks.row_top_k`, within every block of ``block_columns`` columns (the last one may be narrower)."""
-    blocks = zip(torch.split(score, block_columns, 1), torch.split(tie_break, block_columns, 1), strict=True)
-    return torch.cat([row_top_k(part, ties, sparsity) for part, ties in blocks], dim=1)
+    columns = score.shape[1]
+    if block_columns >= columns:
+        return row_top_k(score, tie_break, sparsity)
+
+    def block(first: int) -> Tensor:
+        last = first + block_columns
+        return row_top_k(score[:, first:last], lambda rows: tie_break(rows)[:, first:last], sparsity)
+
+    return torch.cat([block(first) for first in range(0, columns, block_columns)], dim=1)
 
 
 def disjoint_top_k(
-    score: Tensor, other_score: Tensor, tie_break: Tensor, other_tie_break: Tensor, sparsity: float
+    score: Tensor, other_score: Tensor, tie_break: TieBreak, other_tie_break: TieBreak, sparsity: float
 ) -> tuple[Tensor, Tensor]:
     """Keep ``floor((1 - sparsity) n)`` weights of every row for either pole, with the smallest possible overlap.
 
@@ -103,9 +110,13 @@ def disjoint_top_k(
     """
     if score.isnan().any() or other_score.isnan().any():
         raise ValueError("scores contain NaN: the signature or the weights are not finite")
-    even = torch.arange(score.shape[1], device=score.device) % 2 == 0
-    equal, equal_tie = score == other_score, tie_break == other_tie_break
-    own = (score > other_score) | (equal & (tie_break > other_tie_break)) | (equal & equal_tie & even)
+    own = score > other_score
+    equal = (score == other_score).any(1)
+    if equal.any():
+        even = torch.arange(score.shape[1], device=score.device) % 2 == 0
+        ties, other_ties = tie_break(equal), other_tie_break(equal)
+        theirs = (ties > other_ties) | ((ties == other_ties) & even)
+        own[equal] |= (score[equal] == other_score[equal]) & theirs
     keeps = _best_of_own(own, score, tie_break, sparsity)
     other_keeps = _best_of_own(~own, other_score, other_tie_break, sparsity)
     return (
@@ -114,30 +125,41 @@ def disjoint_top_k(
     )
 
 
-def _best_of_own(own: Tensor, score: Tensor, tie_break: Tensor, sparsity: float) -> Tensor:
+def _best_of_own(own: Tensor, score: Tensor, tie_break: TieBreak, sparsity: float) -> Tensor:
     """Return the best of what a pole owns of every row, or all of it where that is less than it may keep."""
     keeps = own.clone()
     many = own.sum(1) > kept_per_row(own.shape[1], sparsity)
     if many.any():
-        keeps[many] = _grouped_top_k(own[many].long(), score[many], tie_break[many], sparsity)
+        masked = score[many].masked_fill_(~own[many], -torch.inf)
+        keeps[many] = row_top_k(masked, _of_chosen(tie_break, many), sparsity)
     return keeps
 
 
-def _filled(own: Tensor, keeps: Tensor, other_keeps: Tensor, score: Tensor, tie_break: Tensor, share: float) -> Tensor:
+def _filled(
+    own: Tensor, keeps: Tensor, other_keeps: Tensor, score: Tensor, tie_break: TieBreak, sparsity: float
+) -> Tensor:
     """Return ``keeps``, filled up where a pole owns less than it may keep: first with what the other doesn't keep."""
+    kept = kept_per_row(own.shape[1], sparsity)
+    few = own.sum(1) < kept
+    if not few.any():
+        return keeps
+    owned = own[few]
+    free = ~owned & ~other_keeps[few]
+    # Where all that is free doesn't fill the row, it is kept as surely as what is owned.
+    short = (owned.sum(1) + free.sum(1) < kept)[:, None]
+    sure = owned | (free & short)
+    ranked = score[few].masked_fill_(~(free | short), -torch.inf).masked_fill_(sure, torch.inf)
     chosen = keeps.clone()
-    few = own.sum(1) < kept_per_row(own.shape[1], share)
-    if few.any():
-        group = 2 * own[few].long() + ~other_keeps[few]
-        chosen[few] = _grouped_top_k(group, score[few], tie_break[few], share)
+    chosen[few] = row_top_k(ranked, _of_chosen(tie_break, few), sparsity)
     return chosen
 
 
-def _grouped_top_k(group: Tensor, score: Tensor, tie_break: Tensor, sparsity: float) -> Tensor:
-    """Like `masks.row_top_k`, by ``group`` (int64, not negative) first, and then by the score (float32).
+def _of_chosen(tie_break: TieBreak, chosen: Tensor) -> TieBreak:
+    """Return the tie-break of the rows that ``chosen`` is True for, as if there were no others."""
 
-    Both go into one integer: the bits of a float, read as an integer, are in its order, below zero in reverse.
-    """
-    bits = (score.float() + 0.0).view(torch.int32).long()  # adding zero makes a negative one positive
-    ordered = torch.where(bits < 0, -(bits & 0x7FFFFFFF) - 1, bits)
-    return row_top_k((group << 33) + ordered, tie_break, sparsity)
+    def of(rows: Tensor) -> Tensor:
+        among = chosen.clone()
+        among[chosen] = rows
+        return tie_break(among)
+
+    return of

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from persona_prune.mask_coding import deflate, inflate
 from persona_prune.masks import Mask, pack_bits
-from persona_prune.methods.base import Layer, Method, build_masks, wanda_importance
+from persona_prune.methods.base import Layer, Method, build_masks, importance_of_rows, wanda_importance
 from persona_prune.methods.contrastive_sparse import ContrastiveSparse
 from persona_prune.methods.contrastive_wanda import ContrastiveWanda
 from persona_prune.methods.magnitude import Magnitude
@@ -116,7 +116,7 @@ class SignatureRecipe:
         else:
             score = self.method.score(Layer(name, weight, target, contrast))
         block = getattr(self.method, "block_columns", None) or weight.shape[1]
-        return block_top_k(score, wanda_importance(weight, target.mean_abs), self.method.sparsity_of(name), block)
+        return block_top_k(score, importance_of_rows(weight, target.mean_abs), self.method.sparsity_of(name), block)
 
     def _statistics(self, pole: str, leader: str) -> Statistics:
         # What the method doesn't read is empty.
