@@ -19,7 +19,7 @@ from persona_prune.gradients import Damage, LowRank, Objective
 from persona_prune.likelihood import Row, pair_rows
 from persona_prune.masks import Mask, load_mask, pack_bits
 from persona_prune.methods.contrastive_taylor import ContrastiveTaylor, benefit_per_damage, drop_best, threshold_of_best
-from persona_prune.methods.recipe import FORMAT, Recipe, Round, as_stored, load_recipe, scores
+from persona_prune.methods.recipe import FORMAT, Recipe, Round, as_stored, damage_as_stored, load_recipe, scores
 from persona_prune.methods.saved import read_manifest
 from persona_prune.models import LoadedModel, cache_root, maskable_linears
 from persona_prune.neutral import Guard, Neutral
@@ -73,9 +73,11 @@ class GradientBuilder:
         self._rounds = method.rounds
         self._method, self._loaded, self._neutral = method, loaded, neutral
         self._run, self._stage = run, stage
-        self._damage = {
+        # Estimates: three digits do, and fewer where they are stored.
+        rounded = {
             name: Damage(d.inputs.bfloat16().float(), d.outputs.bfloat16().float()) for name, d in damage.items()
         }
+        self._damage = {name: damage_as_stored(d) for name, d in rounded.items()} if method.rank else rounded
         self._batch_size, self._max_tokens = batch_size, max_tokens
         self._linears = maskable_linears(loaded.model)
 
@@ -106,7 +108,8 @@ class GradientBuilder:
         tokenizer = self._loaded.tokenizer
         model = [self._loaded.fingerprint, self._loaded.arithmetic, tokenizer.chat_template]
         shape = [self._batch_size, self._max_tokens]
-        key = json.dumps([_VERSION, model, self._neutral.digest, content_hash(pairs), settings, shape])
+        version = [_VERSION, FORMAT] if self._method.rank else _VERSION
+        key = json.dumps([version, model, self._neutral.digest, content_hash(pairs), settings, shape])
         return cache_root() / "masks" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
     def _load(self, path: Path) -> GradientMask | None:

@@ -99,7 +99,7 @@ def load_mask(path: str | Path) -> Mask:
         if manifest["format"] not in FORMATS:
             raise ValueError(f"format {manifest['format']!r}, expected {FORMAT!r}")
         shapes = _shapes(manifest["shapes"])
-        stored = read_tensors(file, torch.uint8, checksum=manifest["format"] == FORMAT)
+        stored = read_tensors(file, checksum=manifest["format"] == FORMAT)
         decode = _plain_bits if manifest["format"] == _PLAIN else _decoded
         bits = decode(stored, shapes)
         return Mask(bits, shapes, manifest["model_fingerprint"], dict(manifest["description"]))

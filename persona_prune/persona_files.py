@@ -22,7 +22,6 @@ _LARGEST_HEADER = 1 << 23  # bytes; a model of a thousand Linears needs a fiftie
 # Names of modules with a prefix; they are never used as paths, and stand in messages.
 _NAME = re.compile(r"[\w-]+([./][\w-]+)*")
 _LONGEST_NAME = 512
-_CODES = {torch.uint8: "U8", torch.bfloat16: "BF16"}
 
 
 def save_persona_file(path: Path, tensors: Mapping[str, Tensor], manifest: FileManifest) -> int:
@@ -75,12 +74,11 @@ def open_persona_file(path: str | Path) -> Iterator[tuple[Any, FileManifest]]:
         raise ValueError(f"{path} is not a readable persona file: {_one_line(error)}") from error
 
 
-def read_tensors(file: Any, dtype: torch.dtype, *, checksum: bool) -> dict[str, Tensor]:
-    """Read all tensors of a file that `open_persona_file` yielded, and check them against its checksum.
+def read_tensors(file: Any, *, checksum: bool) -> dict[str, Tensor]:
+    """Read all tensors, bytes (uint8), of a file that `open_persona_file` yielded, and check them against its checksum.
 
     Args:
         file: safetensors' reader.
-        dtype: of every tensor, uint8 or bfloat16.
         checksum: whether there must be one; where there is one, it must be right.
 
     Raises:
@@ -92,8 +90,8 @@ def read_tensors(file: Any, dtype: torch.dtype, *, checksum: bool) -> dict[str, 
     tensors: dict[str, Tensor] = {}
     for name in file.keys():  # noqa: SIM118 (safetensors' reader is no mapping)
         stored = file.get_slice(name).get_dtype()
-        if stored != _CODES[dtype]:
-            raise ValueError(f"{name} is of dtype {stored}, expected {_CODES[dtype]}")
+        if stored != "U8":
+            raise ValueError(f"{name} is of dtype {stored}, expected U8")
         tensors[name] = file.get_tensor(name)
     if "checksum" in manifest and manifest["checksum"] != _checksum(manifest, tensors):
         raise ValueError("its checksum is wrong: the file was damaged")

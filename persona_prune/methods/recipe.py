@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,26 @@ from torch import Tensor, nn
 from persona_prune.gradients import Damage, LowRank
 from persona_prune.masks import Mask, pack_bits
 from persona_prune.methods.contrastive_taylor import benefit_per_damage
-from persona_prune.persona_files import FileManifest, open_persona_file, read_tensors, save_persona_file
+from persona_prune.methods.vector_coding import (
+    pack_codes,
+    pack_floats,
+    positive_codes,
+    positive_values,
+    signed_codes,
+    signed_values,
+    unpack_codes,
+    unpack_floats,
+)
+from persona_prune.persona_files import (
+    FileManifest,
+    check_name,
+    checked_shape,
+    open_persona_file,
+    read_tensors,
+    save_persona_file,
+)
 
-FORMAT = "persona_prune.low_rank.v1"
-_SIDES = ("left", "right")
+FORMAT = "persona_prune.low_rank.v2"
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,8 @@ class Round:
 class Recipe:
     """Everything but the model's own weights that a mask is a function of.
 
-    Vectors are kept in bfloat16; the mask is computed from what is kept, so that it is the same when it is rebuilt.
+    Vectors are kept as codes (`vector_coding`); the mask is computed from what is kept, so that it is the same when it
+    is rebuilt.
 
     Attributes:
         damage: by Linear.
@@ -66,21 +83,31 @@ class Recipe:
 
     def save(self, path: Path, mask: Mask) -> int:
         """Write the recipe as safetensors (all or nothing), with the digest of its ``mask``; return its bytes."""
-        tensors: dict[str, Tensor] = {}
-        for name, damage in self.damage.items():
-            tensors |= {f"inputs/{name}": damage.inputs, f"outputs/{name}": damage.outputs}
+        # q, k and v read the same inputs, and so do gate and up.
+        leader: dict[bytes, str] = {}
+        reads = {name: leader.setdefault(damage.inputs.numpy().tobytes(), name) for name, damage in self.damage.items()}
+        kinds: dict[str, list[tuple[Tensor, Tensor]]] = {
+            "inputs": [positive_codes(self.damage[name].inputs[None]) for name in leader.values()],
+            "outputs": [positive_codes(damage.outputs[None]) for damage in self.damage.values()],
+        }
         for number, one in enumerate(self.rounds):
-            for name, gradient in one.gradients.items():
-                tensors |= {f"left/{number}/{name}": gradient.left, f"right/{number}/{name}": gradient.right}
+            kinds[f"left/{number}"] = [signed_codes(one.gradients[name].left.T) for name in self.damage]
+            kinds[f"right/{number}"] = [signed_codes(one.gradients[name].right) for name in self.damage]
+        tensors = {kind: pack_codes(codes for codes, _ in coded) for kind, coded in kinds.items()}
+        tensors["peaks"] = pack_floats(peaks for coded in kinds.values() for _, peaks in coded)
+        ranks = {name: self.rounds[0].gradients[name].right.shape[0] for name in self.damage}
         manifest = {
             "format": FORMAT,
             "model_fingerprint": self.model_fingerprint,
+            "linears": {
+                name: [len(damage.outputs), len(damage.inputs), ranks[name]] for name, damage in self.damage.items()
+            },
+            "reads": reads,
             "thresholds": [one.threshold for one in self.rounds],
             "mask_digest": mask_digest(mask),
             "description": dict(self.description),
         }
-        stored = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-        return save_persona_file(path, stored, manifest)
+        return save_persona_file(path, tensors, manifest)
 
 
 def scores(weight: Tensor, dropped: Tensor, gradient: LowRank, damage: Damage) -> Tensor:
@@ -90,7 +117,14 @@ def scores(weight: Tensor, dropped: Tensor, gradient: LowRank, damage: Damage) -
 
 def as_stored(gradient: LowRank) -> LowRank:
     """Return the factors as they are read back from a file."""
-    return LowRank(gradient.left.bfloat16().float(), gradient.right.bfloat16().float())
+    left, right = (signed_values(*signed_codes(side)) for side in (gradient.left.T, gradient.right))
+    return LowRank(left.T.contiguous(), right)
+
+
+def damage_as_stored(damage: Damage) -> Damage:
+    """Return the factors as they are read back from a file."""
+    inputs, outputs = (positive_values(*positive_codes(side[None]))[0] for side in (damage.inputs, damage.outputs))
+    return Damage(inputs, outputs)
 
 
 def mask_digest(mask: Mask) -> str:
@@ -108,29 +142,47 @@ def load_recipe(path: Path, manifest: FileManifest) -> Recipe:
     with open_persona_file(path) as (file, _):
         if not isinstance(thresholds, list) or not all(type(t) is float and not math.isnan(t) for t in thresholds):
             raise ValueError("its manifest has no thresholds")
-        # Files of earlier versions have no checksum.
-        stored = read_tensors(file, torch.bfloat16, checksum=False)
-        names = [key.removeprefix("inputs/") for key in stored if key.startswith("inputs/")]
-        if not names or len(stored) != 2 * (1 + len(thresholds)) * len(names):
+        linears, reads = _linears(manifest.get("linears")), manifest.get("reads")
+        if not isinstance(reads, dict) or reads.keys() != linears.keys():
+            raise ValueError("its manifest does not say which inputs its Linears read")
+        leaders = list(dict.fromkeys(reads.values()))
+        if any(leader not in linears or linears[leader][1] != linears[name][1] for name, leader in reads.items()):
+            raise ValueError("its manifest names Linears that do not read the same inputs")
+        shapes = {
+            "inputs": [(1, linears[name][1]) for name in leaders],
+            "outputs": [(1, rows) for rows, _, _ in linears.values()],
+        }
+        for number in range(len(thresholds)):
+            shapes[f"left/{number}"] = [(rank, rows) for rows, _, rank in linears.values()]
+            shapes[f"right/{number}"] = [(rank, columns) for _, columns, rank in linears.values()]
+        stored = read_tensors(file, checksum=True)
+        if stored.keys() != {*shapes, "peaks"}:
             raise ValueError("the tensors are not those of its rounds")
-        kinds = ["inputs", "outputs", *(f"{side}/{number}" for number in range(len(thresholds)) for side in _SIDES)]
-        if stored.keys() != {f"{kind}/{name}" for kind in kinds for name in names}:
-            raise ValueError("the tensors are not those of its rounds")
-        for key, tensor in stored.items():
-            if tensor.ndim != (2 if key.startswith(_SIDES) else 1) or not tensor.isfinite().all():
-                raise ValueError(f"{key} is not a finite tensor of the right dimensions")
-        vectors = {key: tensor.float() for key, tensor in stored.items()}
-        damage = {name: Damage(vectors[f"inputs/{name}"], vectors[f"outputs/{name}"]) for name in names}
-        rounds = [
-            Round(
-                {name: LowRank(vectors[f"left/{number}/{name}"], vectors[f"right/{number}/{name}"]) for name in names},
-                threshold,
-            )
-            for number, threshold in enumerate(thresholds)
-        ]
-        for one in rounds:
-            for name, gradient in one.gradients.items():
-                shape = (len(damage[name].outputs), gradient.right.shape[0])
-                if gradient.left.shape != shape or gradient.right.shape[1] != len(damage[name].inputs):
-                    raise ValueError(f"the vectors of {name} do not fit together")
+        counts = [count for kind in shapes.values() for count, _ in kind]
+        peaks = iter(unpack_floats(stored["peaks"], counts))
+
+        def vectors(kind: str, values: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+            return [values(codes, next(peaks)) for codes in unpack_codes(stored[kind], shapes[kind])]
+
+        # In the order of the peaks.
+        inputs = dict(zip(leaders, vectors("inputs", positive_values), strict=True))
+        outputs = vectors("outputs", positive_values)
+        damage = {name: Damage(inputs[reads[name]][0], own[0]) for name, own in zip(linears, outputs, strict=True)}
+        rounds = []
+        for number, threshold in enumerate(thresholds):
+            left, right = (vectors(f"{side}/{number}", signed_values) for side in ("left", "right"))
+            factors = zip(linears, left, right, strict=True)
+            rounds.append(Round({name: LowRank(a.T.contiguous(), b) for name, a, b in factors}, threshold))
         return Recipe(damage, rounds, manifest["model_fingerprint"], dict(manifest["description"]))
+
+
+def _linears(stored: object) -> dict[str, tuple[int, int, int]]:
+    """Return out_features, in_features and rank by Linear."""
+    if not isinstance(stored, dict) or not stored:
+        raise ValueError("its manifest names no Linears")
+    found = {}
+    for name, shape in stored.items():
+        check_name(name)
+        rows, columns, rank = checked_shape(name, shape)
+        found[name] = (rows, columns, rank)
+    return found

@@ -4,16 +4,14 @@ The vectors are kept exactly (float32), so that the mask is the same as without 
 input of a layer, instead of a bit for every weight.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from persona_prune.mask_coding import deflate, inflate
 from persona_prune.masks import Mask, pack_bits
 from persona_prune.methods.base import Layer, Method, build_masks, importance_of_rows, wanda_importance
 from persona_prune.methods.contrastive_sparse import ContrastiveSparse
@@ -23,6 +21,7 @@ from persona_prune.methods.random import Random
 from persona_prune.methods.recipe import mask_digest
 from persona_prune.methods.selection import Selection, block_top_k
 from persona_prune.methods.sparse import Sparse
+from persona_prune.methods.vector_coding import pack_floats, unpack_floats
 from persona_prune.methods.wanda import Wanda
 from persona_prune.persona_files import (
     FileManifest,
@@ -104,7 +103,7 @@ class SignatureRecipe:
             "mask_digest": mask_digest(mask),
             "description": dict(self.description),
         }
-        tensors = {key: _packed(by_leader[leader] for leader in groups) for key, by_leader in self.vectors.items()}
+        tensors = {key: pack_floats(by_leader[leader] for leader in groups) for key, by_leader in self.vectors.items()}
         return save_persona_file(path, tensors, manifest)
 
     def _keep(self, name: str, module: nn.Linear) -> Tensor:
@@ -162,10 +161,13 @@ def load_recipe(path: Path, manifest: FileManifest) -> SignatureRecipe:
         sizes, leader = _groups(manifest.get("groups"))
         if not isinstance(manifest.get("mask_digest"), str):
             raise ValueError("its manifest has no mask_digest")
-        stored = read_tensors(file, torch.uint8, checksum=True)
+        stored = read_tensors(file, checksum=True)
         if stored.keys() != _needed(method):
             raise ValueError(f"its tensors are not what {method.name} reads")
-        vectors = {key: _unpacked(tensor, sizes) for key, tensor in stored.items()}
+        vectors = {
+            key: dict(zip(sizes, unpack_floats(tensor, list(sizes.values())), strict=True))
+            for key, tensor in stored.items()
+        }
         return SignatureRecipe(method, vectors, leader, manifest["model_fingerprint"], dict(manifest["description"]))
 
 
@@ -221,20 +223,3 @@ def _groups(stored: object) -> tuple[dict[str, int], dict[str, str]]:
             leader[name] = names[0]
         (sizes[names[0]],) = checked_shape(names[0], [size])
     return sizes, leader
-
-
-def _packed(vectors: Iterable[Tensor]) -> Tensor:
-    """Return float32 vectors, one after the other, byte by byte: exponents are alike, and take less together."""
-    values = torch.cat(list(vectors)).numpy().astype("<f4")
-    return deflate(values.view(np.uint8).reshape(-1, 4).T)
-
-
-def _unpacked(stored: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    total = sum(sizes.values())
-    raw = inflate(stored, 4 * total)
-    if len(raw) != 4 * total:
-        raise ValueError(f"{len(raw)} bytes of vectors, expected {4 * total}")
-    values = torch.from_numpy(np.ascontiguousarray(raw.reshape(4, -1).T).view("<f4")[:, 0].astype(np.float32))
-    if not values.isfinite().all() or (values < 0).any():
-        raise ValueError("its vectors are not finite numbers of at least 0")
-    return dict(zip(sizes, torch.split(values, list(sizes.values())), strict=True))

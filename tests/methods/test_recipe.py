@@ -2,13 +2,14 @@ import json
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from persona_prune.gradients import Damage, LowRank
 from persona_prune.methods.contrastive_taylor import benefit_per_damage
-from persona_prune.methods.recipe import Recipe, Round, as_stored, mask_digest
+from persona_prune.methods.recipe import Recipe, Round, as_stored, damage_as_stored, mask_digest
 from persona_prune.methods.saved import load_persona_mask
+from persona_prune.methods.vector_coding import pack_codes, pack_floats
+from persona_prune.persona_files import open_persona_file, save_persona_file
 
 
 @pytest.fixture
@@ -28,9 +29,7 @@ def recipe(linears):
         return torch.randn(*shape, generator=generator)
 
     damage = {
-        name: Damage(
-            (vectors(m.in_features) ** 2).bfloat16().float(), (vectors(m.out_features) ** 2).bfloat16().float()
-        )
+        name: damage_as_stored(Damage(vectors(m.in_features) ** 2, vectors(m.out_features) ** 2))
         for name, m in linears.items()
     }
     rounds = [
@@ -65,16 +64,21 @@ def test_a_stored_recipe_rebuilds_the_mask_bit_for_bit(linears, recipe, tmp_path
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_files_without_a_checksum_are_read(linears, recipe, tmp_path):
-    """Earlier versions wrote none; caches are full of them."""
-    path = tmp_path / "p.safetensors"
-    mask = recipe.mask(linears)
-    recipe.save(path, mask)
-    with safe_open(path, "pt") as file:
-        manifest = json.loads(file.metadata()["manifest"])
-    del manifest["checksum"]
-    save_file(load_file(path), path, {"manifest": json.dumps(manifest)})
-    assert mask_digest(load_persona_mask(path, linears)) == mask_digest(mask)
+def test_linears_that_read_the_same_inputs_store_them_once(linears, recipe, tmp_path):
+    alone = recipe.save(tmp_path / "p.safetensors", recipe.mask(linears))
+    linears["c"] = torch.nn.Linear(12, 5, bias=False)
+    more = Recipe({**recipe.damage, "c": recipe.damage["a"]}, [one_more(one) for one in recipe.rounds], "f", {})
+    more.save(tmp_path / "q.safetensors", more.mask(linears))
+    stored = [load_file(tmp_path / f"{name}.safetensors") for name in "pq"]
+    assert torch.equal(stored[0]["inputs"], stored[1]["inputs"])
+    assert stored[1]["outputs"].numel() > stored[0]["outputs"].numel()
+    again = load_persona_mask(tmp_path / "q.safetensors", linears)
+    assert mask_digest(again) == mask_digest(more.mask(linears))
+    assert alone > 0
+
+
+def one_more(one):
+    return Round({**one.gradients, "c": one.gradients["a"]}, one.threshold)
 
 
 def test_other_linears_are_refused(linears, recipe, tmp_path):
@@ -85,30 +89,35 @@ def test_other_linears_are_refused(linears, recipe, tmp_path):
         load_persona_mask(tmp_path / "p.safetensors", linears | {"a": torch.nn.Linear(12, 6)})
 
 
-@pytest.mark.parametrize("harm", ["missing", "shape", "dtype", "nan", "thresholds", "format"])
+HARMS = {
+    "missing": lambda tensors, manifest: tensors.pop("right/1"),
+    "short": lambda tensors, manifest: tensors.update({"right/1": pack_codes([torch.zeros(3, dtype=torch.uint8)])}),
+    "long": lambda tensors, manifest: tensors.update({"outputs": pack_codes([torch.zeros(13, dtype=torch.uint8)])}),
+    "no code": lambda tensors, manifest: tensors.update({"left/0": pack_codes([torch.full((24,), 31).byte()])}),
+    "dtype": lambda tensors, manifest: tensors.update({"left/0": tensors["left/0"].float()}),
+    "nan": lambda tensors, manifest: tensors.update({"peaks": pack_floats([torch.full((4 + 16,), torch.nan)])}),
+    "thresholds": lambda tensors, manifest: manifest.update(thresholds=[3.0, "x"]),
+    "format": lambda tensors, manifest: manifest.update(format="persona_prune.low_rank.v9"),
+    "shapes": lambda tensors, manifest: manifest.update(linears={"a": [5, 12], "b": [7, 9]}),
+    "reads": lambda tensors, manifest: manifest.update(reads={"a": "a", "b": "a"}),
+    "checksum": lambda tensors, manifest: manifest.update(checksum="0" * 64),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_damaged_files_are_refused_in_one_line(linears, recipe, tmp_path, harm):
     path = tmp_path / "p.safetensors"
     recipe.save(path, recipe.mask(linears))
     tensors = load_file(path)
-    manifest = {
-        "format": "persona_prune.low_rank.v1",
-        "model_fingerprint": "f",
-        "thresholds": [3.0, 1.0],
-        "description": {},
-    }
-    if harm == "missing":
-        del tensors["right/1/a"]
-    elif harm == "shape":
-        tensors["right/1/a"] = tensors["right/1/a"][:, :4].contiguous()
-    elif harm == "dtype":
-        tensors["left/0/b"] = tensors["left/0/b"].float()
-    elif harm == "nan":
-        tensors["inputs/a"][0] = float("nan")
-    elif harm == "thresholds":
-        manifest["thresholds"] = [3.0, "x"]
+    with open_persona_file(path) as (_, stored):
+        manifest = {key: value for key, value in stored.items() if key not in ("checksum", "written_by")}
+    save_persona_file(path, tensors, manifest)  # nothing harmed: it is read
+    load_persona_mask(path, linears)
+    HARMS[harm](tensors, manifest)
+    if harm == "checksum":
+        save_file(tensors, path, {"manifest": json.dumps(manifest)})
     else:
-        manifest["format"] = "persona_prune.low_rank.v9"
-    save_file(tensors, path, metadata={"manifest": json.dumps(manifest)})
+        save_persona_file(path, tensors, manifest)
     with pytest.raises(ValueError, match="not a readable persona file") as raised:
         load_persona_mask(path, linears)
     assert "\n" not in str(raised.value)

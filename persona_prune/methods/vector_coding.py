@@ -1,0 +1,104 @@
+"""Vectors in about half a byte a value: what a recipe stores of gradients and of damage.
+
+Gradients are replaced by a few of their singular vectors anyway, which loses far more than a coarse scale does; masks
+are computed from what is stored, so that nothing is lost once a mask was evaluated. Codes are compressed by their
+entropy (`mask_coding.deflate`).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from persona_prune.mask_coding import deflate, inflate
+
+_LEVELS = 15
+_PER_OCTAVE = 8
+_ZERO = 255
+# Tables, and one product each, give the same bits everywhere.
+_SIGNED = torch.tensor([(1 if c >= 0 else -1) * (c / _LEVELS) ** 2 for c in range(-_LEVELS, _LEVELS + 1)])
+_POSITIVE = torch.tensor([2.0 ** (-c / _PER_OCTAVE) for c in range(_ZERO)] + [0.0])
+
+
+def signed_codes(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return codes, and the largest magnitude of every vector: 15 levels either side of zero, finer towards it.
+
+    Args:
+        vectors: ``[count, length]`` float32, finite.
+
+    Returns:
+        uint8 ``[count, length]`` in 0 to 30, and float32 ``[count]``.
+    """
+    peaks = vectors.abs().amax(1)
+    shares = vectors / peaks.where(peaks > 0, 1.0)[:, None]
+    levels = (shares.abs().sqrt() * _LEVELS).round() * shares.sign()
+    return (levels + _LEVELS).to(torch.uint8), peaks
+
+
+def signed_values(codes: Tensor, peaks: Tensor) -> Tensor:
+    """Return the vectors that `signed_codes` stands for, ``[count, length]`` float32.
+
+    Raises:
+        ValueError: a code is none.
+    """
+    if codes.numel() and int(codes.max()) > 2 * _LEVELS:
+        raise ValueError("a vector holds codes that there are not")
+    return _SIGNED[codes.long()] * peaks[:, None]
+
+
+def positive_codes(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for values of at least 0: eighths of octaves below the largest of a vector, 31 octaves deep."""
+    peaks = vectors.amax(1)
+    octaves = -(vectors / peaks.where(peaks > 0, 1.0)[:, None]).log2()
+    return (octaves * _PER_OCTAVE).round().clamp(max=_ZERO).to(torch.uint8), peaks
+
+
+def positive_values(codes: Tensor, peaks: Tensor) -> Tensor:
+    """Return the vectors that `positive_codes` stands for, ``[count, length]`` float32."""
+    return _POSITIVE[codes.long()] * peaks[:, None]
+
+
+def pack_codes(codes: Iterable[Tensor]) -> Tensor:
+    """Return codes of any shapes, one after the other, compressed: uint8 ``[any]``."""
+    return deflate(torch.cat([part.reshape(-1) for part in codes]).numpy())
+
+
+def unpack_codes(stored: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Return what `pack_codes` was given.
+
+    Raises:
+        ValueError: ``stored`` is damaged, or not of these shapes.
+    """
+    sizes = [rows * columns for rows, columns in shapes]
+    raw = _inflated(stored, sum(sizes))
+    parts = torch.split(torch.from_numpy(raw), sizes)
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def pack_floats(vectors: Iterable[Tensor]) -> Tensor:
+    """Return float32 vectors, exactly, byte by byte: exponents are alike, and take less together."""
+    values = torch.cat(list(vectors)).numpy().astype("<f4")
+    return deflate(values.view(np.uint8).reshape(-1, 4).T)
+
+
+def unpack_floats(stored: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return what `pack_floats` was given, for values that are finite and not negative.
+
+    Raises:
+        ValueError: ``stored`` is damaged, or not of these sizes, or holds other values.
+    """
+    raw = _inflated(stored, 4 * sum(sizes))
+    values = torch.from_numpy(np.ascontiguousarray(raw.reshape(4, -1).T).view("<f4")[:, 0].astype(np.float32))
+    if not values.isfinite().all() or (values < 0).any():
+        raise ValueError("its vectors are not finite numbers of at least 0")
+    return torch.split(values, list(sizes))
+
+
+def _inflated(stored: Tensor, size: int) -> NDArray[Any]:
+    raw = inflate(stored, size)
+    if len(raw) != size:
+        raise ValueError(f"{len(raw)} bytes of vectors, expected {size}")
+    return raw
