@@ -16,6 +16,7 @@ from persona_prune import gradients
 from persona_prune.devices import peak_host_memory_mb
 from persona_prune.likelihood import Answer, batches
 from persona_prune.methods.base import build_masks
+from persona_prune.signatures import input_hooks
 from persona_prune.switching import PersonaSwitcher
 
 _MB = 2**20
@@ -56,7 +57,10 @@ def _switch(setting: Setting, _: list[str]) -> dict[str, float]:
 
 
 def _taylor(setting: Setting, rest: list[str]) -> dict[str, float]:
-    """Run the largest batch that the calibration pairs have backward, twice, and count what autograd keeps of it."""
+    """Run the largest batch that the calibration pairs have backward, twice, and count what has to be kept of it.
+
+    That is what autograd saves, and what the Linears read: the sketches need it, though autograd doesn't.
+    """
     rank = taylor.KINDS[rest[0]]
     rows = setting.rows(setting.pairs())
     rows = [rows[i] for i in list(batches(rows, BATCH // 2))[-1]]
@@ -64,7 +68,7 @@ def _taylor(setting: Setting, rest: list[str]) -> dict[str, float]:
     kept: dict[int, int] = {}
     forward_done = False
 
-    def pack(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights and not forward_done:
             kept[storage.data_ptr()] = storage.nbytes()
@@ -82,14 +86,15 @@ def _taylor(setting: Setting, rest: list[str]) -> dict[str, float]:
         )
 
     sizes = [module.weight.nbytes for module in setting.linears.values()]
-    with taylor.collector(setting, rank):
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with taylor.collector(setting, rank) as sums:
+        reading = input_hooks(setting.linears, lambda _, tensor: keep(tensor))
+        with reading, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             backward()
         backward()
     return {
         "activations_mb": sum(kept.values()) / _MB,
         "largest_gradient_mb": max(sizes) / _MB,
-        "sums_mb": sum(4 * module.weight.numel() for module in setting.linears.values()) / _MB,
+        "sums_mb": sum(one.nbytes for one in sums.values()) / _MB,
     }
 
 

@@ -1,6 +1,9 @@
 """Contrastive Taylor: gradients of the calibration pairs' objective by every maskable weight."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+
+from torch import Tensor
 
 from benchmarks.measure import Arm, exactly, in_child, interleaved, ratio
 from benchmarks.rows import Row
@@ -8,11 +11,12 @@ from benchmarks.setting import BATCH, Setting
 from benchmarks.shapes import SHAPES
 from benchmarks.signature import bare_forward
 from persona_prune import gradients
+from persona_prune.gradients import Sketch
 
 KINDS = {"vectors (method.rank=4)": 4, "exact": None}
 
 
-def collector(setting: Setting, rank: int | None) -> AbstractContextManager[object]:
+def collector(setting: Setting, rank: int | None) -> AbstractContextManager[Mapping[str, Tensor | Sketch]]:
     """Return the context in which backward passes are collected, as `gradient_building` chooses it."""
     if rank is None:
         return gradients.weight_gradients(setting.linears)
@@ -52,10 +56,8 @@ def _peak(setting: Setting, label: str) -> Row:
     """Measure the memory of one gradient in a process of its own."""
     child = in_child("benchmarks.peaks", "taylor", setting.model, setting.dtype, label, *(["quick"] * setting.quick))
     what = f"contrastive_taylor, peak memory, {label}"
-    needed = child["weights_mb"] + child["activations_mb"] + child["largest_gradient_mb"]
-    against = f"{child['used_mb']:.0f} MB / weights, activations, a layer's gradient"
-    if KINDS[label] is None:
-        # The sums over batches have to be somewhere; they are as large as the weights.
-        needed += child["sums_mb"]
-        against += ", and the sums"
+    # The sums over batches have to be somewhere; the exact ones are as large as the weights.
+    needed = sum(child[part] for part in ("weights_mb", "activations_mb", "largest_gradient_mb", "sums_mb"))
+    sums = "sums" if KINDS[label] is None else "sketches"
+    against = f"{child['used_mb']:.0f} MB / weights, activations, a layer's gradient, and the {sums}"
     return Row("taylor", what, against, exactly(child["used_mb"] / needed), at_most=1.0, detail=child)

@@ -65,6 +65,11 @@ class Sketch:
         self._left = torch.zeros(rows, module.in_features, device=device)
         self._rank = rank
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the projections and their matrices take."""
+        return sum(tensor.nbytes for tensor in (self._omega, self._psi, self._right, self._left))
+
     def add(self, delta: Tensor, inputs: Tensor) -> None:
         """Add ``delta^T inputs``, of ``[tokens, out_features]`` and ``[tokens, in_features]``."""
         delta, inputs = delta.float(), inputs.float()

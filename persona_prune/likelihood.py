@@ -226,7 +226,7 @@ def forward(model: Any, batch: Batch, prefix: Prefix | None = None) -> Tensor:
         )
     finally:
         handle.remove()
-    logits: Tensor = output.logits[0]
+    logits: Tensor = output.logits.squeeze(0)  # indexing would copy the gradient
     return logits
 
 
