@@ -85,6 +85,11 @@ class Persona:
         return not self.flip or self.pairs is None
 
     @property
+    def shown(self) -> str:
+        """Name of the pole it becomes: the opposite's, where it is flipped and has one."""
+        return self.opposite if self.flip and self.opposite else self.name
+
+    @property
     def parts(self) -> "tuple[tuple[Persona, float], ...]":
         """The personas this one is made of, with their shares: itself."""
         return ((self, 1.0),)

@@ -91,14 +91,14 @@ class Choice:
             values["moved_away"] = float(values["margin"] < before[i]) if i in before else None
             if len(persona.parts) > 1:
                 for part, _ in persona.parts:
-                    values |= {f"{key}_{part.name}": values[key] if part.name == who else None for key in _BY_PART}
+                    values |= {f"{key}_{part.shown}": values[key] if part.shown == who else None for key in _BY_PART}
         return EvalResult(samples)
 
     def _pairs(self, persona: Persona | Mix) -> list[tuple[str, Pair]]:
         """Return the pairs, each with the name of the persona it shows."""
         if self.path is None:
             parts = [part for part, _ in persona.parts]
-            return [(part.name, pair) for part in parts for pair in embedded_pairs(part, "test")[: self.limit]]
+            return [(part.shown, pair) for part in parts for pair in embedded_pairs(part, "test")[: self.limit]]
         pairs = persona.orient(part_of(read_pairs(self.path), self.split, self.path), embedded=False)
         return [(persona.name, pair) for pair in pairs[: self.limit]]
 

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.evaluators.choice import Choice, _sample
-from persona_prune.personas import Pair
+from persona_prune.personas import Mix, Pair
 from tests.reference import oracles
 
 
@@ -76,10 +78,23 @@ def test_lm_eval_gives_the_log_probabilities_of_single_sequences(tiny, persona, 
 
 
 def test_flipping_mirrors_every_figure(tiny, persona, pair_file):
-    from dataclasses import replace
-
     evaluator = Choice(path=str(pair_file), split=None, limit=None, batch_size=4)
     one = evaluator.evaluate(tiny, persona, None, quiet).means()
     other = evaluator.evaluate(tiny, replace(persona, flip=True), None, quiet).means()
     assert other["accuracy"] == pytest.approx(1 - one["accuracy"])
     assert other["margin"] == pytest.approx(-one["margin"], abs=1e-5)
+
+
+def test_the_parts_of_a_flipped_mix_go_by_the_poles_they_become(persona):
+    thinker = replace(persona, name="thinker", opposite="feeler", pairs="feeling_thinking", pole="not_matching")
+    about = {"description": "", "opposite": None, "system_prompt": None, "source": None, "pooled": False}
+    weights = {"extrovert": 0.7, "thinker": 0.3}
+    evaluator = Choice(path=None, split=None, limit=2, batch_size=4)
+
+    def named(flip):
+        mix = Mix(name="mix", weights=weights, personas=[persona, thinker], flip=flip, **about)
+        return evaluator._pairs(mix)
+
+    assert [name for name, _ in named(False)] == ["extrovert", "extrovert", "thinker", "thinker"]
+    assert [name for name, _ in named(True)] == ["introvert", "introvert", "feeler", "feeler"]
+    assert [pair.flipped() for _, pair in named(False)] == [pair for _, pair in named(True)]
