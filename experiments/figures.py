@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from persona_prune.evaluators.base import EvalResult
+from persona_prune.report.runs import Run as FinishedRun
 from persona_prune.statistics import Floats, bootstrap_interval, compare
 
 
@@ -63,22 +64,13 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run: its directory, configuration and metrics."""
-
-    path: Path
-    config: Mapping[str, Any]
-    metrics: Mapping[str, float]
+class Run(FinishedRun):
+    """A finished run, with what the tables ask of it."""
 
     @property
     def persona(self) -> str:
-        """Name of the persona."""
+        """Name of the persona; whether its pairs are turned round, a table says for itself."""
         return str(self.config["persona"]["name"])
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return str(self.config["method"]["name"])
 
     @property
     def sparsity(self) -> float | None:
