@@ -20,7 +20,7 @@ from experiments.personas import table as personas
 from experiments.sixteen_types import table as sixteen_types
 from experiments.sparsity import table as sparsity
 from experiments.switching import gain, rate
-from experiments.tables import markdown, write_block
+from experiments.tables import BEGIN, END, markdown, write_block
 from experiments.two_way_choice import table as two_way_choice
 
 
@@ -65,7 +65,13 @@ def test_the_personas_table_counts_only_masks_that_were_compared(tmp_path, capsy
     write_run(tmp_path / "b", "contrastive_taylor", [1.0], sparsity=0.06, **{"choice/margin_p": 0.03})
     write_run(tmp_path / "c", "wanda", [1.0], sparsity=0.2, **{"choice/margin_p": 0.001})
     write_run(tmp_path / "d", "contrastive_taylor", [1.0], sparsity=0.06)
-    personas.main(tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text(f"Before\n{BEGIN}\nold\n{END}\nafter\n")
+    personas.main(tmp_path, page)
+    assert page.read_text().startswith("Before\n")
+    assert page.read_text().endswith("after\n")
+    assert "| pirate" in page.read_text()
+    assert "old" not in page.read_text()
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| pirate")]
     # Holm over two: the smaller p doubles, and the larger is at least that.
     assert [line[personas.COLUMNS.index("p, Holm")] for line in lines] == ["0.04", "0.04"]

@@ -6,7 +6,7 @@
 # DATA holds ai_persona/{power,wealth}_seeking.jsonl and machine_mindset/*.jsonl; SET is one of the names below.
 # What is finished is skipped, so an interrupted comparison goes on where it was. In the environment: MODEL, METHODS
 # (a comma list, without contrastive_taylor), TAYLOR (settings of that one, or SKIP), CONTROLS, PAIRS and ITEMS (how many to
-# calibrate on and to test on), EXTRA (settings of every run), OUT.
+# calibrate on and to test on), EXTRA (settings of every run), OUT, PAGE (where the tables go: README.md; empty for nowhere).
 set -eu
 here=$(dirname "$0")
 failed=0
@@ -48,5 +48,5 @@ for set in "$@"; do
         [ -z "$methods" ] || compare method="$methods"
     done
 done
-PYTHONPATH=$here/../..${PYTHONPATH:+:$PYTHONPATH} python -m experiments.method_comparison.table "$out"
+PYTHONPATH=$here/../..${PYTHONPATH:+:$PYTHONPATH} python -m experiments.method_comparison.table "$out" ${PAGE-"$here/README.md"}
 exit $failed

@@ -1,4 +1,4 @@
-"""Tables of the method comparison from its runs: ``python -m experiments.method_comparison.table DIRECTORY``."""
+"""Tables of the method comparison: ``python -m experiments.method_comparison.table DIRECTORY [README]``."""
 
 import sys
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.figures import interval, load, load_samples, number
+from experiments.tables import write_block
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.statistics import compare
 
@@ -45,26 +46,34 @@ COLUMNS = [
 BUILD = ("generic", "signature", "gradient", "mask", "baseline")
 
 
-def main(directory: Path) -> None:
-    """Print one table for every persona set and pole under ``directory``."""
-    for group in sorted(path for path in directory.iterdir() if path.is_dir()):
-        runs = {path.parent: load(path) for path in sorted(group.glob("*/metrics.json"))}
-        if not runs:
-            continue
-        config, _ = next(iter(runs.values()))
-        target = "not_matching" if config["persona"]["flip"] else "matching"
-        samples = {path: load_samples(path, "choice") for path in runs}
-        # A mask without such a control is paired with the run of random masks that drop the same share of every row.
-        random = {run["method"]["sparsity"]: samples[path] for path, (run, _) in runs.items() if _is(run, "random")}
-        print(f"\n### {config['persona']['name']}, target: the `{target}` answers, test part\n")
-        print("| " + " | ".join(COLUMNS) + " |")
-        print("|---" * len(COLUMNS) + "|")
-        for path, (config, metrics) in sorted(runs.items(), key=lambda run: ORDER.index(run[1][0]["method"]["name"])):
-            figures = dict(metrics)
-            reference = random.get(config["method"].get("sparsity"))
-            if reference is not None and "choice/margin_vs_random" not in metrics and not _is(config, "random"):
-                figures |= against(samples[path], reference)
-            print(row(config, figures, len(samples[path].samples)))
+def main(directory: Path, page: Path | None = None) -> None:
+    """Print a table for every set and pole under ``directory``, and put them between the markers of ``page``."""
+    groups = sorted(path for path in directory.iterdir() if path.is_dir())
+    text = "\n\n".join(filter(None, map(table, groups)))
+    print(text)
+    if page is not None:
+        write_block(page, text)
+
+
+def table(group: Path) -> str:
+    """Return the table of the runs in one directory, with its heading; nothing where there are none."""
+    runs = {path.parent: load(path) for path in sorted(group.glob("*/metrics.json"))}
+    if not runs:
+        return ""
+    config, _ = next(iter(runs.values()))
+    target = "not_matching" if config["persona"]["flip"] else "matching"
+    samples = {path: load_samples(path, "choice") for path in runs}
+    # A mask without such a control is paired with the run of random masks that drop the same share of every row.
+    random = {run["method"]["sparsity"]: samples[path] for path, (run, _) in runs.items() if _is(run, "random")}
+    lines = [f"### {config['persona']['name']}, target: the `{target}` answers, test part", ""]
+    lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for path, (config, metrics) in sorted(runs.items(), key=lambda run: ORDER.index(run[1][0]["method"]["name"])):
+        figures = dict(metrics)
+        reference = random.get(config["method"].get("sparsity"))
+        if reference is not None and "choice/margin_vs_random" not in metrics and not _is(config, "random"):
+            figures |= against(samples[path], reference)
+        lines.append(row(config, figures, len(samples[path].samples)))
+    return "\n".join(lines)
 
 
 def against(result: EvalResult, reference: EvalResult) -> dict[str, float]:
@@ -100,4 +109,4 @@ def _is(config: Mapping[str, Any], method: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:3]))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every embedded persona with the default method, then the table.
+# Every embedded persona with the default method, then the tables, which are written into README.md.
 #
 #   experiments/personas/run.sh [override...]
 #
@@ -15,5 +15,5 @@ types=infp,infj,intp,intj,isfp,isfj,istp,istj,enfp,enfj,entp,entj,esfp,esfj,estp
 failed=0
 python -m persona_prune.run --multirun persona="${PERSONAS:-$poles,$traits,$types}" study=personas tracker=none "controls=[]" \
     output_dir="$out" "$@" || failed=1
-PYTHONPATH=$here/../..${PYTHONPATH:+:$PYTHONPATH} python -m experiments.personas.table "$out"
+PYTHONPATH=$here/../..${PYTHONPATH:+:$PYTHONPATH} python -m experiments.personas.table "$out" "$here/README.md"
 exit $failed

@@ -1,11 +1,12 @@
-"""The table of all personas, from the metrics of their runs: ``python -m experiments.personas.table DIRECTORY``."""
+"""The table of all personas from their runs: ``python -m experiments.personas.table DIRECTORY [README]``."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.figures import interval, load, number
+from experiments.tables import write_block
 from persona_prune.statistics import holm
 
 COLUMNS = [
@@ -26,16 +27,24 @@ COLUMNS = [
 ]
 
 
-def main(directory: Path) -> None:
-    """Print one line for every run under ``directory``."""
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("|---" * len(COLUMNS) + "|")
+def main(directory: Path, page: Path | None = None) -> None:
+    """Print one line for every run under ``directory``, and put the tables between the markers of ``page``."""
     found = [load(path) for path in sorted(directory.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)]
     # Other evaluators, methods or dense runs in the same directory are no part of the table, nor of Holm's family.
     runs = [(config, metrics) for config, metrics in found if _belongs(config, metrics)]
+    types = [(config, metrics) for config, metrics in runs if "weights" in config["persona"]]
+    single = [(config, metrics) for config, metrics in runs if "weights" not in config["persona"]]
+    text = "\n\n".join(table(part) for part in (single, types) if part)
+    print(text)
+    if page is not None:
+        write_block(page, text)
+
+
+def table(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, float]]]) -> str:
+    """Return the table of runs, one family for Holm's method."""
     adjusted = holm({place: metrics["choice/margin_p"] for place, (_, metrics) in enumerate(runs)})
-    for place, (config, metrics) in enumerate(runs):
-        print(row(config, metrics, adjusted[place]))
+    rows = [row(config, metrics, adjusted[place]) for place, (config, metrics) in enumerate(runs)]
+    return "\n".join(["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *rows])
 
 
 def row(config: Mapping[str, Any], metrics: Mapping[str, float], adjusted: float) -> str:
@@ -59,4 +68,4 @@ def _belongs(config: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:3]))

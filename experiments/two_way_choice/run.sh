@@ -6,7 +6,7 @@
 . "$(dirname "$0")/../common.sh"
 data "$@"
 methods=${METHODS:-$(full prompt,rag,lora,wanda,sparse,contrastive_wanda,contrastive_sparse prompt,wanda)}
-MODEL=$model OUT=$out/two_way_choice METHODS=$methods ITEMS=$items CONTROLS=random \
+PAGE= MODEL=$model OUT=$out/two_way_choice METHODS=$methods ITEMS=$items CONTROLS=random \
     PAIRS=${PAIRS:-$(full 64 16)} TAYLOR=${TAYLOR:-$(full "method.rounds=2 method.sparsity=0.02" SKIP)} \
     EXTRA="control_seeds=1 $capability ${EXTRA-}" \
     "$here/../method_comparison/run.sh" "$1" ${SETS:-$(full "power_seeking wealth_seeking" power_seeking)} > /dev/null || failed=1
