@@ -28,9 +28,9 @@ from persona_prune.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
-_VERSION = 4  # of what follows: raise it whenever a mask would come out differently, so that cached ones are not reused
-_BUDGET_STEPS = 3
-_SMALLEST_STEPS = 7  # so many halvings before nothing is dropped at all
+_VERSION = 5  # of what follows: raise it whenever a mask would come out differently, so that cached ones are not reused
+_SMALLEST_SHARE = 1 / 128  # of a round's drops, before nothing is dropped at all
+_CLOSER = 2
 _OWN_ANSWERS = 16
 _OBJECTIVES = {"logistic": gradients.logistic_margin, "linear": gradients.margin}
 
@@ -226,20 +226,20 @@ class GradientBuilder:
         after = {name: dropped[name] | (score > threshold) for name, score in scored.items()}
         if guard is None or self._affordable(guard, after, description):
             return after, threshold
-        low, high = 0.0, 1.0  # shares of this round's drops: affordable, and not
         after, threshold = dropped, torch.inf
-        steps = 0
-        while steps < _BUDGET_STEPS or (low == 0.0 and steps < _SMALLEST_STEPS):
-            steps += 1
-            share = (low + high) / 2
+
+        def affordable(share: float) -> bool:
+            nonlocal after, threshold
             candidate = threshold_of_best(scored.values(), int(share * count))
             tried = {name: dropped[name] | (score > candidate) for name, score in scored.items()}
-            if self._affordable(guard, tried, description):
-                low, after, threshold = share, tried, candidate
-            else:
-                high = share
-        level = logging.INFO if low else logging.WARNING
-        log.log(level, "round %d: the budget allows %.0f%% of its drops", number, 100 * low)
+            allowed = self._affordable(guard, tried, description)
+            if allowed:  # and no smaller share is tried from then on
+                after, threshold = tried, candidate
+            return allowed
+
+        share = largest_affordable(affordable)
+        level = logging.INFO if share else logging.WARNING
+        log.log(level, "round %d: the budget allows %.1f%% of its drops", number, 100 * share)
         return after, threshold
 
     def _scores(self, name: str, module: nn.Linear, gradient: Tensor | LowRank, dropped: Tensor) -> Tensor:
@@ -268,3 +268,24 @@ class GradientBuilder:
         bits = {name: pack_bits(~drop) for name, drop in dropped.items()}
         shapes = {name: (drop.shape[0], drop.shape[1]) for name, drop in dropped.items()}
         return Mask(bits, shapes, self._loaded.fingerprint, description)
+
+
+def largest_affordable(affordable: Callable[[float], bool]) -> float:
+    """Return a share that is affordable, and at most a fifth below the largest one that is; 1 is known not to be.
+
+    Halves the share until it is affordable, then closes in: what is allowed may be any small part of what was asked
+    for. 0 if not even a 128th is affordable.
+    """
+    low = 0.5
+    while not affordable(low):
+        if low <= _SMALLEST_SHARE:
+            return 0.0
+        low /= 2
+    high = 2 * low
+    for _ in range(_CLOSER):
+        middle = (low + high) / 2
+        if affordable(middle):
+            low = middle
+        else:
+            high = middle
+    return low

@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from persona_prune.command_line import check_command_line
 from persona_prune.config import build, config_directory
+from persona_prune.gradient_building import largest_affordable
 from persona_prune.mask_building import Builder, oriented
 from persona_prune.masks import difference
 from persona_prune.personas import Pair
@@ -86,3 +87,21 @@ def test_gamma_scales_what_is_dropped_and_nothing_else(tiny, pairs, tmp_path):
             keep = mask.keep(name)
             expected = torch.where(keep, before[name], 0.25 * before[name])
             assert torch.equal(module.weight, expected)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.007, 0.008, 0.1, 0.126, 0.25, 0.3, 0.62, 0.99])
+def test_the_search_for_a_share_comes_within_a_fifth_of_the_largest(bound):
+    asked = []
+
+    def affordable(share):
+        asked.append(share)
+        return share <= bound
+
+    found = largest_affordable(affordable)
+    assert found <= bound
+    assert found >= 0.8 * bound or bound < 1 / 128
+    assert found in {0.0, *asked}
+    assert len(asked) <= 9
+    allowed = [share for share in asked if share <= bound]
+    assert allowed == sorted(allowed)  # the last one that was allowed is the result
+    assert found == (allowed[-1] if allowed else 0.0)
