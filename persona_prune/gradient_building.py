@@ -259,7 +259,7 @@ class GradientBuilder:
                 if bound is None:
                     continue
                 cost = measure()
-                log.debug("budget: %s %+.4f, at most %+.4f", what, cost, bound)
+                log.debug("budget: %s %.4f, at most %.4f", what, cost, bound)
                 if not cost <= bound:  # nor if it is no number
                     return False
         return True

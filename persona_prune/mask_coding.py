@@ -15,7 +15,8 @@ from torch import Tensor
 
 _RARE = 1 / 12  # share of weights below which gaps take less than bits
 _ESCAPE = 255
-_GROWTH = 8
+GROWTH = 8
+"""How many times its stored size a code can grow to."""
 
 Bytes = NDArray[np.uint8]
 
@@ -91,7 +92,7 @@ def inflate(stored: Tensor, longest: int) -> Bytes:
     packed = stored.numpy()
     if packed.ndim != 1:
         raise ValueError("a code must have one dimension")
-    longest = min(longest, _GROWTH * len(packed))
+    longest = min(longest, GROWTH * len(packed))
     unpacker = zlib.decompressobj()
     try:
         raw = unpacker.decompress(packed.data, longest + 1)

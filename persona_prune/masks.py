@@ -161,11 +161,7 @@ def row_top_k(score: Tensor, tie_break: TieBreak, sparsity: float) -> Tensor:
         raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
     columns = score.shape[1]
     kept = kept_per_row(columns, sparsity)
-    try:
-        # The smallest and the largest score say as well whether one is NaN.
-        keep, threshold, tied = at_least_kth(score, min(max(kept, 1), columns))
-    except ValueError:
-        raise ValueError("scores contain NaN: the signature or the weights are not finite") from None
+    keep, threshold, tied = at_least_kth(score, max(kept, 1))
     if kept in (0, columns):
         return torch.full_like(keep, kept > 0)
     if tied.any():
@@ -179,18 +175,14 @@ def kept_per_row(columns: int, sparsity: float) -> int:
 
 
 def _break_ties(score: Tensor, tie_break: Tensor, threshold: Tensor, kept: int) -> Tensor:
-    """Return what is kept of rows in which more scores than fit are equal to the threshold."""
-    keep = score > threshold
-    room = kept - keep.sum(1)
-    # Only what is equal to the threshold is sorted: by row, then the larger tie-break, then the lower column.
-    row, column = (score == threshold).nonzero(as_tuple=True)
-    order = tie_break[row, column].argsort(descending=True, stable=True)
-    order = order[row[order].argsort(stable=True)]
-    row, column = row[order], column[order]
-    count = row.bincount(minlength=len(score))
-    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    first = place < room[row]
-    keep[row[first], column[first]] = True
+    """Return what is kept of rows in which more scores than fit are at least the threshold."""
+    # One ranking of all that is above the threshold, of what is equal to it, and of the rest.
+    ranked = tie_break.masked_fill(score < threshold, -1.0).masked_fill_(score > threshold, torch.inf)
+    keep, least, tied = at_least_kth(ranked, kept)
+    if tied.any():
+        above, equal = ranked[tied] > least[tied], ranked[tied] == least[tied]
+        room = kept - above.sum(1, keepdim=True)
+        keep[tied] = above | (equal & (equal.cumsum(1) <= room))
     return keep
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,8 +63,15 @@ class LoadedModel:
 
     @property
     def arithmetic(self) -> str:
-        """What results of the same weights still depend on: dtype and kind of device. Part of every cache key."""
-        return f"{self.model.dtype} on {self.model.device.type}"
+        """What results of the same maskable weights still depend on. Part of every cache key.
+
+        That is dtype, device, torch's version and every other parameter: embeddings, norms, biases, a sample of each.
+        """
+        device = self.model.device
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        masked = {id(module.weight) for module in maskable_linears(self.model).values()}
+        others = [(name, parameter) for name, parameter in self.model.named_parameters() if id(parameter) not in masked]
+        return f"{self.model.dtype} on {where}, torch {torch.__version__}, with {_digest(others)}"
 
 
 class ModelSpec(Protocol):
@@ -203,12 +210,15 @@ def fingerprint(model: nn.Module) -> str:
 
     Values are rounded to bf16 first, so float32 and bf16 copies of one model agree.
     """
+    return _digest((name, module.weight) for name, module in maskable_linears(model).items())
+
+
+def _digest(parameters: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, module in maskable_linears(model).items():
-        weight = module.weight.detach()
-        digest.update(f"{name}:{tuple(weight.shape)};".encode())
-        stride = max(1, weight.numel() // 1024)
-        sample = weight.flatten()[::stride].to(torch.bfloat16).float().cpu()
+    for name, parameter in parameters:
+        digest.update(f"{name}:{tuple(parameter.shape)};".encode())
+        stride = max(1, parameter.numel() // 1024)
+        sample = parameter.detach().flatten()[::stride].to(torch.bfloat16).float().cpu()
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -72,7 +72,7 @@ class Persona:
 
     name: Name
     description: str
-    opposite: str | None
+    opposite: Name | None
     system_prompt: str | None
     pairs: Name | None
     pole: Pole
@@ -146,6 +146,11 @@ class Mix:
         total = sum(self.weights.values())
         turned = [replace(p, flip=p.flip != self.flip) for p in self.personas]
         return tuple((p, weight / total) for p, weight in zip(turned, self.weights.values(), strict=True))
+
+    @property
+    def shown(self) -> str:
+        """Name of what it becomes: the opposite's, where it is flipped and has one."""
+        return self.opposite if self.flip and self.opposite else self.name
 
     @property
     def spoken_for(self) -> bool:

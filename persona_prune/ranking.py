@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _VALUES_PER_PART = 1 << 16  # rows that are worked on together fit a core's cache
+_NAN = "scores contain NaN: the signature or the weights are not finite"
 
 
 def at_least_kth(values: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,17 +35,18 @@ def at_least_kth(values: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = values.shape
     if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
         if values.isnan().any():
-            raise ValueError("values contain NaN")
+            raise ValueError(_NAN)
         threshold = values.kthvalue(columns - k + 1, dim=1, keepdim=True).values
         chosen = values >= threshold
         return chosen, threshold, chosen.sum(1) > k
     array = values.detach().numpy()
     found = np.empty(array.shape, np.bool_), np.empty((rows, 1), array.dtype), np.empty(rows, np.bool_)
-    threads = min(torch.get_num_threads(), rows, 1 + values.numel() // _VALUES_PER_PART)
-    bounds = [rows * i // threads for i in range(threads + 1)]
+    threads = torch.get_num_threads()
+    count = max(1, min(threads, rows, 1 + values.numel() // _VALUES_PER_PART))
+    bounds = [rows * i // count for i in range(count + 1)]
     parts = [slice(first, last) for first, last in itertools.pairwise(bounds)]
     work = functools.partial(_select, array, k, *found)
-    for _ in _pool(threads).map(work, parts) if threads > 1 else map(work, parts):
+    for _ in _pool(threads).map(work, parts) if count > 1 else map(work, parts):
         pass
     chosen, threshold, more = (torch.from_numpy(part) for part in found)
     return chosen, threshold, more
@@ -67,7 +70,7 @@ def _select(
         few.partition(columns - k, axis=1)
         # NaN comes last, and is the largest of whatever it is among.
         if np.isnan(few[:, columns - k :].max(axis=1)).any():
-            raise ValueError("values contain NaN")
+            raise ValueError(_NAN)
         threshold[first:last] = few[:, columns - k : columns - k + 1]
         np.greater_equal(array[first:last], threshold[first:last], out=chosen[first:last])
         # Counting packed bits is faster than counting booleans.
@@ -83,3 +86,7 @@ def _steps(part: slice, height: int) -> Iterator[tuple[int, int]]:
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="ranking")
+
+
+# Threads don't survive a fork; a child that waited for them would wait for ever.
+os.register_at_fork(after_in_child=_pool.cache_clear)

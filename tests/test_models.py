@@ -27,6 +27,17 @@ def test_fingerprint_tells_models_apart_but_not_precisions(tiny):
     weight.data[0, 0] = original
 
 
+def test_what_masks_leave_alone_is_part_of_every_cache_key(tiny):
+    before = tiny.arithmetic
+    weight = next(iter(maskable_linears(tiny.model).values())).weight
+    for parameter, told in ((weight, False), (tiny.model.model.norm.weight, True), (tiny.model.lm_head.weight, True)):
+        kept = parameter.data.clone()
+        parameter.data.mul_(3.0)
+        assert (tiny.arithmetic != before) == told
+        parameter.data.copy_(kept)
+    assert tiny.arithmetic == before
+
+
 class Experts(nn.Module):
     def __init__(self):
         super().__init__()

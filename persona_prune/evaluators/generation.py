@@ -113,7 +113,7 @@ class Generation:
         samples = []
         for i, (item, group) in enumerate(zip(items, answers, strict=True)):
             texts = {"answer": group[0].text, "sampled_answers": [answer.text for answer in group[1:]]}
-            sample: dict[str, Any] = {"id": i, "persona": item.who.name, "prompt": item.prompt, **texts}
+            sample: dict[str, Any] = {"id": i, "persona": item.who.shown, "prompt": item.prompt, **texts}
             if dense is not None:
                 sample |= {f"dense_{key}": before[i][key] for key in texts}
             if item.pair is not None:

@@ -13,6 +13,7 @@ from persona_prune.gradients import Damage, LowRank
 from persona_prune.masks import Mask, pack_bits
 from persona_prune.methods.contrastive_taylor import benefit_per_damage
 from persona_prune.methods.vector_coding import (
+    check_floats,
     pack_codes,
     pack_floats,
     positive_codes,
@@ -148,6 +149,11 @@ def load_recipe(path: Path, manifest: FileManifest) -> Recipe:
         leaders = list(dict.fromkeys(reads.values()))
         if any(leader not in linears or linears[leader][1] != linears[name][1] for name, leader in reads.items()):
             raise ValueError("its manifest names Linears that do not read the same inputs")
+        if not isinstance(manifest.get("mask_digest"), str):
+            raise ValueError("its manifest has no mask_digest")
+        # Before anything is made of what the manifest claims: every vector has a peak in the file.
+        claimed = len(leaders) + len(linears) + 2 * len(thresholds) * sum(rank for *_, rank in linears.values())
+        check_floats(claimed, file.get_slice("peaks").get_shape())
         shapes = {
             "inputs": [(1, linears[name][1]) for name in leaders],
             "outputs": [(1, rows) for rows, _, _ in linears.values()],
@@ -184,5 +190,7 @@ def _linears(stored: object) -> dict[str, tuple[int, int, int]]:
     for name, shape in stored.items():
         check_name(name)
         rows, columns, rank = checked_shape(name, shape)
+        if rank > min(rows, columns):
+            raise ValueError(f"{name} has more vectors than dimensions")
         found[name] = (rows, columns, rank)
     return found

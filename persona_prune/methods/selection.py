@@ -106,10 +106,10 @@ def disjoint_top_k(
         Two bool tensors ``[out_features, in_features]``, True = keep.
 
     Raises:
-        ValueError: ``sparsity`` is out of range, or a score is NaN.
+        ValueError: ``sparsity`` is out of range, or a score is not finite.
     """
-    if score.isnan().any() or other_score.isnan().any():
-        raise ValueError("scores contain NaN: the signature or the weights are not finite")
+    if not (score.isfinite().all() and other_score.isfinite().all()):
+        raise ValueError("scores are not finite: the signature or the weights are not")
     own = score > other_score
     equal = (score == other_score).any(1)
     if equal.any():

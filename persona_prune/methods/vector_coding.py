@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from persona_prune.mask_coding import deflate, inflate
+from persona_prune.mask_coding import GROWTH, deflate, inflate
 
 _LEVELS = 15
 _PER_OCTAVE = 8
@@ -46,19 +46,25 @@ def signed_values(codes: Tensor, peaks: Tensor) -> Tensor:
     """
     if codes.numel() and int(codes.max()) > 2 * _LEVELS:
         raise ValueError("a vector holds codes that there are not")
-    return _SIGNED[codes.long()] * peaks[:, None]
+    return _SIGNED[codes.int()] * peaks[:, None]
 
 
 def positive_codes(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for values of at least 0: eighths of octaves below the largest of a vector, 31 octaves deep."""
+    """The same for values of at least 0: eighths of octaves below the largest of a vector, 31 octaves deep.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
     peaks = vectors.amax(1)
+    if not peaks.isfinite().all():
+        raise ValueError("the statistics of neutral text are not finite: the model overflows in this dtype")
     octaves = -(vectors / peaks.where(peaks > 0, 1.0)[:, None]).log2()
     return (octaves * _PER_OCTAVE).round().clamp(max=_ZERO).to(torch.uint8), peaks
 
 
 def positive_values(codes: Tensor, peaks: Tensor) -> Tensor:
     """Return the vectors that `positive_codes` stands for, ``[count, length]`` float32."""
-    return _POSITIVE[codes.long()] * peaks[:, None]
+    return _POSITIVE[codes.int()] * peaks[:, None]
 
 
 def pack_codes(codes: Iterable[Tensor]) -> Tensor:
@@ -82,6 +88,12 @@ def pack_floats(vectors: Iterable[Tensor]) -> Tensor:
     """Return float32 vectors, exactly, byte by byte: exponents are alike, and take less together."""
     values = torch.cat(list(vectors)).numpy().astype("<f4")
     return deflate(values.view(np.uint8).reshape(-1, 4).T)
+
+
+def check_floats(count: int, stored: Sequence[int]) -> None:
+    """Raise ValueError if a tensor of shape ``stored`` can't hold that many values for `unpack_floats`."""
+    if len(stored) != 1 or 4 * count > GROWTH * stored[0]:
+        raise ValueError(f"it has not as many vectors as it names: {count}")
 
 
 def unpack_floats(stored: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:

@@ -40,6 +40,14 @@ def test_swapping_the_poles_swaps_the_masks():
     assert torch.equal(other, swapped[0])
 
 
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_poles_are_not_told_apart_by_scores_that_are_not_finite(value):
+    good, bad = torch.ones(1, 3), torch.tensor([[1.0, value, 2.0]])
+    for scores in ((good, bad), (bad, good)):
+        with pytest.raises(ValueError, match="not finite"):
+            disjoint_top_k(*scores, good.__getitem__, good.__getitem__, 0.3)
+
+
 def test_blocks_keep_their_share():
     score = torch.arange(10.0)[None]
     assert block_top_k(score, score.__getitem__, 0.5, 4)[0].nonzero()[:, 0].tolist() == [2, 3, 6, 7, 9]

@@ -34,10 +34,10 @@ def test_positive_by_hand():
 @pytest.mark.parametrize("kind", ["signed", "positive"])
 def test_what_was_decoded_codes_the_same_again(kind):
     encode, decode = (signed_codes, signed_values) if kind == "signed" else (positive_codes, positive_values)
-    vectors = (
-        torch.randn(40, 300, generator=torch.Generator().manual_seed(0)).exp() * torch.logspace(-20, 20, 40)[:, None]
-    )
-    vectors = vectors if kind == "positive" else vectors * torch.randn(40, 300).sign()
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(40, 300, generator=generator).exp() * torch.logspace(-20, 20, 40)[:, None]
+    if kind == "signed":
+        vectors *= torch.randn(40, 300, generator=generator).sign()
     once = decode(*encode(vectors))
     assert torch.equal(decode(*encode(once)), once)
     assert torch.equal(once.sign(), vectors.sign() * (once != 0))
@@ -63,6 +63,12 @@ def test_packed_and_unpacked():
             unpack_floats(pack_floats(floats), sizes)
     with pytest.raises(ValueError, match="finite"):
         unpack_floats(pack_floats([torch.tensor([-1.0])]), [1])
+
+
+def test_statistics_that_are_not_finite_are_refused():
+    for value in (torch.inf, torch.nan):
+        with pytest.raises(ValueError, match="overflows"):
+            positive_codes(torch.tensor([[1.0, value]]))
 
 
 def test_codes_that_there_are_not_are_refused():
