@@ -18,7 +18,7 @@ from persona_prune.apply import masked
 from persona_prune.evaluators.choice import Choice
 from persona_prune.gradients import Damage, LowRank
 from persona_prune.masks import Mask, pack_bits
-from persona_prune.methods.recipe import Recipe, Round, as_stored
+from persona_prune.methods.recipe import Recipe, Round, as_stored, damage_as_stored
 from persona_prune.models import maskable_linears
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -165,7 +165,7 @@ def test_a_recipe_is_rebuilt_with_the_runs_model(run_directory, tiny, linears, t
         return torch.randn(*shape, generator=generator)
 
     damage = {
-        name: Damage(vectors(m.in_features).abs().bfloat16().float(), vectors(m.out_features).abs().bfloat16().float())
+        name: damage_as_stored(Damage(vectors(m.in_features).abs(), vectors(m.out_features).abs()))
         for name, m in linears.items()
     }
     gradients = {
