@@ -35,7 +35,7 @@ class Built:
     def save(self, path: Path) -> int:
         """Write the persona file, unless this is a baseline; return what has to be stored, in bytes.
 
-        A signature mask is stored as what it is made from, unless the mask itself takes less.
+        A mask is stored as what it is made from, unless the mask itself takes less.
         """
         if self.gradient is not None:
             return self.gradient.save(path)

@@ -48,8 +48,10 @@ class GradientMask:
         return GradientMask(mask, self.recipe and replace(self.recipe, description=mask.description))
 
     def save(self, path: Path) -> int:
-        """Write the recipe, or else the bits; return the size in bytes."""
-        return self.recipe.save(path, self.mask) if self.recipe else self.mask.save(path)
+        """Write the recipe or the bits, whichever takes less; return the size in bytes."""
+        if self.recipe is not None and self.recipe.bytes < self.mask.entropy:
+            return self.recipe.save(path, self.mask)
+        return self.mask.save(path)
 
 
 class GradientBuilder:
@@ -136,10 +138,11 @@ class GradientBuilder:
             low_rank = {name: gradient for name, gradient in found.items() if isinstance(gradient, LowRank)}
             with self._stage("mask"):
                 dropped, threshold = self._drop(found, dropped, number, guard, description)
-            rounds.append(Round(low_rank, threshold))
+            if threshold < torch.inf:
+                rounds.append(Round(low_rank, threshold))
             mask = self._mask(dropped, description)
             log.debug("%s: sparsity %.4f after round %d", label, mask.sparsity, number)
-        complete = method.rank is not None and method.allocation == "model"
+        complete = rounds and method.rank is not None and method.allocation == "model"
         recipe = Recipe(self._damage, rounds, self._loaded.fingerprint, description) if complete else None
         return GradientMask(mask, recipe)
 
@@ -249,10 +252,10 @@ class GradientBuilder:
         return benefit_per_damage(weight, gradient, self._damage[name]).masked_fill_(dropped, -torch.inf)
 
     def _affordable(self, guard: Guard, dropped: dict[str, Tensor], description: Mapping[str, object]) -> bool:
-        bounds = {
-            "perplexity ratio": (guard.perplexity_ratio, self._method.max_perplexity_ratio),
+        bounds = {  # what most often is too high comes first: the others are not measured then
             "neutral drift": (guard.neutral_drift, self._method.max_neutral_drift),
             "own loss": (guard.own_loss, self._method.max_own_loss),
+            "perplexity ratio": (guard.perplexity_ratio, self._method.max_perplexity_ratio),
         }
         with self._applied(self._mask(dropped, description)):
             for what, (measure, bound) in bounds.items():

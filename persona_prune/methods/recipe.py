@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -82,20 +83,33 @@ class Recipe:
             bits[name] = pack_bits(~dropped)
         return Mask(bits, shapes, self.model_fingerprint, self.description)
 
-    def save(self, path: Path, mask: Mask) -> int:
-        """Write the recipe as safetensors (all or nothing), with the digest of its ``mask``; return its bytes."""
-        # q, k and v read the same inputs, and so do gate and up.
+    @property
+    def bytes(self) -> int:
+        """Size of what is stored, without names and shapes."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    @cached_property
+    def _reads(self) -> dict[str, str]:
+        """Linear -> the first one that reads the same inputs: q, k and v do, and so do gate and up."""
         leader: dict[bytes, str] = {}
-        reads = {name: leader.setdefault(damage.inputs.numpy().tobytes(), name) for name, damage in self.damage.items()}
+        return {name: leader.setdefault(damage.inputs.numpy().tobytes(), name) for name, damage in self.damage.items()}
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        """What is stored, coded."""
+        leaders = dict.fromkeys(self._reads.values())
         kinds: dict[str, list[tuple[Tensor, Tensor]]] = {
-            "inputs": [positive_codes(self.damage[name].inputs[None]) for name in leader.values()],
+            "inputs": [positive_codes(self.damage[name].inputs[None]) for name in leaders],
             "outputs": [positive_codes(damage.outputs[None]) for damage in self.damage.values()],
         }
         for number, one in enumerate(self.rounds):
             kinds[f"left/{number}"] = [signed_codes(one.gradients[name].left.T) for name in self.damage]
             kinds[f"right/{number}"] = [signed_codes(one.gradients[name].right) for name in self.damage]
         tensors = {kind: pack_codes(codes for codes, _ in coded) for kind, coded in kinds.items()}
-        tensors["peaks"] = pack_floats(peaks for coded in kinds.values() for _, peaks in coded)
+        return tensors | {"peaks": pack_floats(peaks for coded in kinds.values() for _, peaks in coded)}
+
+    def save(self, path: Path, mask: Mask) -> int:
+        """Write the recipe as safetensors (all or nothing), with the digest of its ``mask``; return its bytes."""
         ranks = {name: self.rounds[0].gradients[name].right.shape[0] for name in self.damage}
         manifest = {
             "format": FORMAT,
@@ -103,12 +117,12 @@ class Recipe:
             "linears": {
                 name: [len(damage.outputs), len(damage.inputs), ranks[name]] for name, damage in self.damage.items()
             },
-            "reads": reads,
+            "reads": self._reads,
             "thresholds": [one.threshold for one in self.rounds],
             "mask_digest": mask_digest(mask),
             "description": dict(self.description),
         }
-        return save_persona_file(path, tensors, manifest)
+        return save_persona_file(path, self._tensors, manifest)
 
 
 def scores(weight: Tensor, dropped: Tensor, gradient: LowRank, damage: Damage) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from persona_prune.gradient_building import GradientMask
 from persona_prune.gradients import Damage, LowRank
 from persona_prune.methods.contrastive_taylor import benefit_per_damage
 from persona_prune.methods.recipe import Recipe, Round, as_stored, damage_as_stored, mask_digest
@@ -62,6 +63,21 @@ def test_a_stored_recipe_rebuilds_the_mask_bit_for_bit(linears, recipe, tmp_path
     assert mask_digest(again) == mask_digest(mask)
     assert again.model_fingerprint == "f"
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(("threshold", "form"), [(1.0, "persona_prune.low_rank.v2"), (1e9, "persona_prune.mask.v2")])
+def test_what_takes_less_is_stored(threshold, form, tmp_path):
+    generator = torch.Generator().manual_seed(2)
+    linear = torch.nn.Linear(300, 200, bias=False)
+    linear.weight.data = torch.randn(200, 300, generator=generator)
+    gradient = as_stored(LowRank(torch.randn(200, 1, generator=generator), torch.randn(1, 300, generator=generator)))
+    damage = damage_as_stored(Damage(torch.ones(300), torch.ones(200)))
+    recipe = Recipe({"a": damage}, [Round({"a": gradient}, threshold)], "f", {})
+    built = GradientMask(recipe.mask({"a": linear}), recipe)
+    built.save(tmp_path / "p.safetensors")
+    with open_persona_file(tmp_path / "p.safetensors") as (_, manifest):
+        assert manifest["format"] == form
+    assert mask_digest(load_persona_mask(tmp_path / "p.safetensors", {"a": linear})) == mask_digest(built.mask)
 
 
 def test_linears_that_read_the_same_inputs_store_them_once(linears, recipe, tmp_path):
