@@ -1,23 +1,18 @@
 """Reading the figures of runs, for the tables of the experiments."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.report.runs import Run as FinishedRun
-from persona_prune.statistics import Floats, bootstrap_interval, compare
-
-
-def load(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return configuration and metrics of the run whose ``metrics.json`` is at ``path``."""
-    config = yaml.safe_load((path.parent / ".hydra" / "config.yaml").read_text())
-    return config, json.loads(path.read_text())
+from persona_prune.report.runs import read_run
+from persona_prune.run_directory import one_line
+from persona_prune.statistics import Floats, bootstrap_interval, compare, sign_flip
 
 
 def load_samples(run: Path, evaluator: str) -> EvalResult:
@@ -54,8 +49,8 @@ class Interval:
 
     @classmethod
     def mean(cls, values: Sequence[float] | Floats) -> "Interval":
-        """Return the mean of ``values`` with its bootstrap interval."""
-        array = np.asarray(values, dtype=np.float64)
+        """Return the mean of ``values`` with its bootstrap interval; raise ValueError if there are none."""
+        array = _numbers(values)
         return cls(float(array.mean()), *bootstrap_interval(array))
 
     def text(self, form: str) -> str:
@@ -64,13 +59,43 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A mean of paired differences with the ends of its 95% bootstrap interval and p of a paired test, two-sided."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, float], key: str) -> "Difference | None":
+        """Return the difference ``key`` (``..._delta`` or ``..._vs_...``) of a run; None where it was not measured."""
+        if key not in metrics:
+            return None
+        p = metrics[f"{key.removesuffix('_delta')}_p"]
+        return cls(metrics[key], metrics[f"{key}_low"], metrics[f"{key}_high"], p)
+
+    @classmethod
+    def mean(cls, values: Sequence[float] | Floats) -> "Difference":
+        """Return the mean of ``values`` with a sign-flip test; raise ValueError if there are none."""
+        array = _numbers(values)
+        return cls(float(array.mean()), *bootstrap_interval(array), sign_flip(array))
+
+    def text(self, form: str) -> str:
+        """Return ``value [low, high]``."""
+        return Interval(self.value, self.low, self.high).text(form)
+
+
+def _numbers(values: Sequence[float] | Floats) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if not array.size:
+        raise ValueError("no values to take the mean of: the runs share no items")
+    return array
+
+
+@dataclass(frozen=True)
 class Run(FinishedRun):
     """A finished run, with what the tables ask of it."""
-
-    @property
-    def persona(self) -> str:
-        """Name of the persona; whether its pairs are turned round, a table says for itself."""
-        return str(self.config["persona"]["name"])
 
     @property
     def sparsity(self) -> float | None:
@@ -91,15 +116,34 @@ class Run(FinishedRun):
             raise ValueError(f"{self.path}: its metrics.json has no {key}: run it again, or remove it")
         return found
 
+    def difference(self, key: str) -> Difference:
+        """Return a difference with interval and p; raise ValueError if the run did not measure it."""
+        found = Difference.of(self.metrics, key)
+        if found is None:
+            raise ValueError(f"{self.path}: its metrics.json has no {key}: run it again, or remove it")
+        return found
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether weights were dropped: only that can be compared with random masks."""
+        return "sparsity" in self.config["method"] or self.method == "saved"
+
     def items(self, evaluator: str) -> EvalResult:
         """Return the items of one evaluator."""
         return load_samples(self.path, evaluator)
 
 
 def finished_runs(directory: Path) -> list[Run]:
-    """Return the finished runs right under ``directory``, the oldest first."""
-    paths = sorted(directory.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)
-    return [Run(path.parent, *load(path)) for path in paths]
+    """Return the finished runs right under ``directory``, the oldest first; say which are left out, and why."""
+    runs = []
+    for path in sorted(directory.glob("*/status.json"), key=lambda path: path.stat().st_mtime):
+        try:
+            found = read_run(path.parent)
+        except (ValueError, OSError) as error:
+            print(f"left out: {path.parent}: {one_line(error)}", file=sys.stderr)
+        else:
+            runs.append(Run(found.path, found.config, found.metrics))
+    return runs
 
 
 def by_persona(runs: Iterable[Run], method: str, sparsity: float | None) -> dict[str, Run]:
@@ -107,7 +151,7 @@ def by_persona(runs: Iterable[Run], method: str, sparsity: float | None) -> dict
     return {run.persona: run for run in runs if run.method == method and run.sparsity == sparsity}
 
 
-def paired(first: Run, second: Run, evaluator: str, metric: str) -> Interval | None:
+def paired(first: Run, second: Run, evaluator: str, metric: str) -> Difference | None:
     """Return a figure of one run minus that of another on the items both have; None where they share none."""
     found = compare(first.items(evaluator), second.items(evaluator)).get(metric)
-    return Interval(found.delta, found.low, found.high) if found else None
+    return Difference(found.delta, found.low, found.high, found.p) if found else None

@@ -8,10 +8,12 @@ from typing import Any
 
 import yaml
 
-from experiments.figures import Interval
+from experiments.figures import Difference, Run
+from persona_prune.verdict import WRECKED
 
 HOME = Path(__file__).parent
-MAX_PERPLEXITY_RATIO = 1.5
+CONTROLS = ("random", "magnitude", "generic", "opposite")
+_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -32,62 +34,107 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Control:
+    """What a mask does beyond another one that must lose.
+
+    Attributes:
+        name: of the other mask.
+        difference: the persona's mask minus the other.
+        perplexity_ratio: of the other mask; None where it was not measured. What a wrecked model chooses says nothing,
+            so beating it shows nothing.
+    """
+
+    name: str
+    difference: Difference
+    perplexity_ratio: float | None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the other mask leaves a model that can be asked."""
+        return self.perplexity_ratio is None or self.perplexity_ratio <= WRECKED
+
+
+@dataclass(frozen=True)
 class Finding:
     """What runs say about a claim. Intervals are 95%.
 
     Attributes:
         claim: its `Claim.id`.
         ours: the figure to set beside the paper's, with its unit and interval.
-        unit: of the two differences.
+        unit: of the differences.
         change: against the dense model (or another mask, where the claim compares masks); positive: as claimed.
-        control: the same against a mask that must lose; None where the claim compares masks, or none was measured.
-        control_name: which one; empty where the claim compares masks and needs none.
-        perplexity_ratio: masked over dense; None where the claim is not about what a masked model does.
-        items: how many items, or masks, the differences are means over.
+        perplexity_ratio: masked over dense, the largest of all masks that the claim is about; None where it is not
+            about what a masked model does.
+        items: how many items, or layers, the differences are means over.
+        controls: masks that must lose.
+        needs_control: False where a claim compares masks, or is not about one.
+        about_cost: whether the claim is that a mask costs little, so that a wrecked model refutes it.
+        doubts: what else explains the change (`doubts.not_the_persona`).
         obstacle: why the figures decide nothing, or None.
     """
 
     claim: str
     ours: str
     unit: str
-    change: Interval
-    control: Interval | None
-    control_name: str
+    change: Difference
     perplexity_ratio: float | None
     items: int
+    controls: Sequence[Control] = ()
+    needs_control: bool = False
+    about_cost: bool = False
+    doubts: Sequence[str] = ()
     obstacle: str | None = None
 
     @property
     def verdict(self) -> str:
         """``holds``, ``does not hold``, ``not shown`` or ``not testable here``, with the reason.
 
-        A claim holds where change and control lie above zero with their whole intervals, at a perplexity ratio of at
-        most 1.5. It does not hold where one of them lies below with its whole interval, or the ratio is larger.
-        Anything else is not shown.
+        A difference is above (or below) zero where its whole interval is and p < 0.05. A claim holds where the change
+        and the differences from all controls that speak are above zero, and nothing else explains it. It does not hold
+        where one of them is below. Anything else is not shown. A model whose perplexity is more than 1.5 times the
+        dense model's decides nothing, unless the claim is about that cost.
         """
         if self.obstacle:
             return f"not testable here: {self.obstacle}"
         # Written so that a ratio that is no number counts as too large.
-        wrecked = self.perplexity_ratio is not None and not self.perplexity_ratio <= MAX_PERPLEXITY_RATIO
-        reasons = [f"perplexity ratio {_short(self.perplexity_ratio or 0.0)}"] if wrecked else []
-        against = {"change": self.change} | ({f"against {self.control_name}": self.control} if self.control else {})
-        below = [name for name, found in against.items() if found.high < 0]
-        reasons += [f"{' and '.join(below)} below zero"] if below else []
-        if reasons:
-            return f"does not hold: {'; '.join(reasons)}"
-        unclear = [name for name, found in against.items() if found.low <= 0]
+        if self.perplexity_ratio is not None and not self.perplexity_ratio <= WRECKED:
+            ratio = f"perplexity ratio {_short(self.perplexity_ratio)}"
+            return (
+                f"does not hold: {ratio}" if self.about_cost else f"not testable here: the model is wrecked ({ratio})"
+            )
+        speaking = [control for control in self.controls if control.speaks]
+        against = {"change": self.change} | {f"against {c.name}": c.difference for c in speaking}
+        below = [name for name, found in against.items() if found.high < 0 and found.p < _ALPHA]
+        if below:
+            return f"does not hold: {' and '.join(below)} below zero"
+        unclear = [name for name, found in against.items() if not (found.low > 0 and found.p < _ALPHA)]
         if unclear:
             return f"not shown: {' and '.join(unclear)} may be zero"
-        if self.control_name and self.control is None:
-            return f"not shown: {self.control_name} not measured"
+        if self.needs_control and not speaking:
+            silent = ", ".join(f"{c.name} {_short(c.perplexity_ratio or 0.0)}" for c in self.controls)
+            return "not shown: " + (f"every control is wrecked (perplexity ratio {silent})" if silent else "no control")
+        if self.doubts:
+            return f"not shown: {self.doubts[0]}"
         return "holds"
 
     def cells(self) -> list[str]:
         """Return ours, change, control, perplexity ratio, items and verdict."""
-        control = f"{self.control.text('+.3f')} ({self.control_name})" if self.control else ""
+        control = "; ".join(
+            f"{c.difference.text('+.3f')} ({c.name}{'' if c.speaks else ', wrecked'})" for c in self.controls
+        )
         ratio = "" if self.perplexity_ratio is None else _short(self.perplexity_ratio)
-        change = f"{self.change.text('+.3f')} {self.unit}"
+        change = f"{self.change.text('+.3f')} {self.unit}, p = {self.change.p:.2g}"
         return [self.ours, change, control, ratio, str(self.items), self.verdict]
+
+
+def controls_of(run: Run, metric: str) -> list[Control]:
+    """Return the controls that a run was measured beside, by a metric such as ``choice/margin``."""
+    found = []
+    for name in CONTROLS:
+        difference = Difference.of(run.metrics, f"{metric}_vs_{name}")
+        if difference is not None:
+            found.append(Control(name, difference, run.metrics.get(f"{name}/capability/perplexity_ratio")))
+    return found
 
 
 @dataclass(frozen=True)
@@ -146,8 +193,9 @@ CLAIM_COLUMNS = ["claim", "paper", "ours", "change [95%]", "minus control [95%]"
 
 
 def _finding(node: Mapping[str, Any]) -> Finding:
-    intervals = {key: Interval(**node[key]) if node[key] else None for key in ("change", "control")}
-    return Finding(**{**node, **intervals})
+    controls = tuple(Control(**{**one, "difference": Difference(**one["difference"])}) for one in node["controls"])
+    read = {"change": Difference(**node["change"]), "controls": controls, "doubts": tuple(node["doubts"])}
+    return Finding(**{**node, **read})
 
 
 def _short(ratio: float) -> str:

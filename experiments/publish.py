@@ -23,41 +23,61 @@ class Report:
         runs: all that it is made of.
         findings: claim by claim, of what the paper claims and of what it doesn't.
         text: further tables and figures, in Markdown.
+        varied: settings that the runs may differ in, beside persona and method (`alike`).
     """
 
     runs: Sequence[Run]
     findings: Sequence[Finding]
     text: str
+    varied: Sequence[str] = ()
 
 
 def main(folder: str, directory: Path, home: Path = HOME) -> None:
-    """Write the block of the folder's README, and ``results.json``."""
+    """Write the block of the folder's README, and ``results.json``.
+
+    Raises:
+        ValueError: there is nothing to write, or runs that can't stand in one table.
+    """
     report: Report = importlib.import_module(f"experiments.{folder}.table").report(directory, home / folder)
+    if not report.runs:
+        raise ValueError(f"{directory}: no finished run for {folder}; its README stays as it is")
+    alike(report.runs, report.varied)
     write_block(home / folder / "README.md", block(folder, report, home))
+
+
+def alike(runs: Sequence[Run], varied: Sequence[str] = ()) -> None:
+    """Raise ValueError if runs differ in model, seed, calibration pairs or the number of items, unless ``varied``."""
+    kinds: dict[str, dict[object, Run]] = {}
+    for run in runs:
+        asked = {f"evaluator.{name}.limit": node.get("limit") for name, node in run.config["evaluator"].items()}
+        fixed = {
+            "model": run.model,
+            "seed": run.config["seed"],
+            "calibration.limit": run.config["calibration"]["limit"],
+        }
+        for key, value in {**fixed, **asked}.items():
+            kinds.setdefault(key, {})[value] = run
+    for key, values in kinds.items():
+        if len(values) > 1 and key not in varied:
+            where = ", ".join(f"{value}: {run.path}" for value, run in values.items())
+            raise ValueError(f"runs with different {key} can't stand in one table ({where}): remove what is not meant")
 
 
 def block(folder: str, report: Report, home: Path) -> str:
     """Return the generated part of a README, and leave ``results.json`` beside it."""
-    if not report.runs:
-        return not_run(folder)
     known = {claim.id for claim in claims(folder, home)}
     # Other methods, sets or personas than the paper's are in the folder's own tables only.
     claimed = [finding for finding in report.findings if finding.claim in known]
-    found = Found(report.runs[-1].config["model"]["name"], claimed)
+    found = Found(report.runs[-1].model, claimed)
     found.save(home / folder)
     said = f"{len(report.runs)} runs, {settings(report.runs)}. The paper: {paper(home)[folder]['source']}."
     table = markdown(CLAIM_COLUMNS, claim_rows(folder, found, home))
     return "\n\n".join(part for part in (said, table, report.text.strip()) if part)
 
 
-def not_run(folder: str) -> str:
-    """Return what stands in a README before the first run."""
-    return f"Not run yet on this machine: `experiments/{folder}/run.sh DATA`"
-
-
 def settings(runs: Sequence[Run]) -> str:
     """Return what the figures depend on: models, seeds, pairs to calibrate on and held-out text."""
-    models = sorted({run.config["model"]["name"] for run in runs})
+    models = sorted({run.model for run in runs})
     seeds = sorted({str(run.config["seed"]) for run in runs})
     pairs = sorted({run.config["calibration"]["limit"] or 0 for run in runs})
     shown = [str(limit) if limit else "all" for limit in pairs]

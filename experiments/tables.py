@@ -43,7 +43,7 @@ def runs_table(
     rows, seen = [], set()
     for run in runs:
         items = str(len(run.items(evaluator).samples))
-        asked = (run.persona, items)
+        asked = (run.model, run.persona, items)
         if f"dense/{evaluator}/margin" in run.metrics and asked not in seen and run.method != "none":
             seen.add(asked)
             rows.append([run.persona, "dense", *_figures(run, f"dense/{evaluator}", items), "", ""])

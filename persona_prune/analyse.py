@@ -203,7 +203,12 @@ def _restore(
     for figure, sweep in sweeps.items():
         plot_sweep(output / f"restore_{figure}.png", sweep, by, figure, source.label)
     content = {
-        figure: {"dense": sweep.dense, "masked": sweep.masked, "restored": sweep_figures(sweep)}
+        figure: {
+            "items": sweep.items,
+            "dense": sweep.dense,
+            "masked": sweep.masked,
+            "restored": sweep_figures(sweep),
+        }
         for figure, sweep in sweeps.items()
     }
     tables = [sweep_table(figure, sweep, by, source.label) for figure, sweep in sweeps.items()]

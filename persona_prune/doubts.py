@@ -17,29 +17,44 @@ def doubts(metrics: Mapping[str, float]) -> list[str]:
     Args:
         metrics: a run's, as in ``metrics.json``.
     """
-    return [*_cost(metrics), *_choice(metrics), *_options(metrics), *_questionnaire(metrics), *_generation(metrics)]
+    return [
+        *_unmeasured(metrics),
+        *not_the_persona(metrics),
+        *_choice(metrics),
+        *_options(metrics),
+        *_questionnaire(metrics),
+        *_generation(metrics),
+    ]
 
 
-def _cost(metrics: Mapping[str, float]) -> Iterator[str]:
+def not_the_persona(metrics: Mapping[str, float]) -> list[str]:
+    """Return those of `doubts` that explain a shift of the choices, however large, by something else."""
+    found = []
+    shift = metrics.get("capability/neutral_first_word_shift", 0.0)
+    if shift > _SHIFT:
+        found.append(
+            f"On neutral prompts one first word changed its share by {shift:.2f}: a word takes over, not a persona."
+        )
+    high = metrics.get("choice/matching_log_prob_delta_high", 0.0)
+    if metrics.get("choice/margin_delta", 0.0) > 0 and high < -_OWN_LOSS:
+        lost = -metrics["choice/matching_log_prob_delta"]
+        found.append(
+            f"The persona's own answers lost {lost:.2f} nats per token: the opposite went further, but the persona "
+            "was not found."
+        )
+    return found
+
+
+def _unmeasured(metrics: Mapping[str, float]) -> Iterator[str]:
     measured = any(key.startswith(_ALIGNMENT) for key in metrics)
     if metrics.get("mask/sparsity", 0.0) > 0 and measured and "capability/perplexity_ratio" not in metrics:
         yield (
             "What the mask costs was not measured, and a wrecked model can score well on a choice of two: "
             "add capability to evaluator=[...]."
         )
-    shift = metrics.get("capability/neutral_first_word_shift", 0.0)
-    if shift > _SHIFT:
-        yield f"On neutral prompts one first word changed its share by {shift:.2f}: a word takes over, not a persona."
 
 
 def _choice(metrics: Mapping[str, float]) -> Iterator[str]:
-    high = metrics.get("choice/matching_log_prob_delta_high", 0.0)
-    if metrics.get("choice/margin_delta", 0.0) > 0 and high < -_OWN_LOSS:
-        lost = -metrics["choice/matching_log_prob_delta"]
-        yield (
-            f"The persona's own answers lost {lost:.2f} nats per token: the opposite went further, but the persona "
-            "was not found."
-        )
     yield from _one_word("choice", metrics, "accuracy_content tells what is left without such items")
     share = metrics.get("choice/shorter_rate", 0.0)
     if share >= _HABIT:

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from experiments.figures import Interval, Run, finished_runs, interval
+from experiments.figures import Difference, Run, finished_runs, interval
 from experiments.findings import Finding
 from experiments.publish import Report
 from experiments.tables import markdown
 
-_ACCURACY = "lm_eval/local_questions/acc"
+_ITEM = "local_questions/acc"
+_ACCURACY = f"lm_eval/{_ITEM}"
 _TOLERATED = 0.05
 
 
@@ -26,16 +27,16 @@ def report(directory: Path, folder: Path) -> Report:
 
 def finding(run: Run) -> Finding:
     """Return the change of accuracy, counted from a loss of five points: above zero is less than that."""
-    lost = run.figure(f"{_ACCURACY}_delta")
+    samples = run.items("lm_eval").samples
+    kept = [sample["values"][_ITEM] - sample["dense_values"][_ITEM] + _TOLERATED for sample in samples]
     return Finding(
         claim=f"{set_of(run)}/{run.method}",
         ours=f"{run.metrics[f'dense/{_ACCURACY}']:.3f} to {run.figure(_ACCURACY).text('.3f')}",
         unit="above a loss of 0.05",
-        change=Interval(*(end + _TOLERATED for end in (lost.value, lost.low, lost.high))),
-        control=None,
-        control_name="",
+        change=Difference.mean(kept),
         perplexity_ratio=run.metrics["capability/perplexity_ratio"],
-        items=len(run.items("lm_eval").samples),
+        items=len(samples),
+        about_cost=True,
     )
 
 

@@ -6,6 +6,8 @@
 . "$(dirname "$0")/../common.sh"
 runs causal_probe persona=infp evaluator.choice.limit="$(full 6 2)" controls='[random]' control_seeds=1
 mask=$(ls -td "$out"/causal_probe/*/persona.safetensors 2>/dev/null | head -n 1)
-[ -z "$mask" ] || python -m persona_prune.analyse INFP="$(dirname "$mask")" --by "${BY:-module}" --limit "${PROBE:-$(full 6 2)}" \
-    --figure margin_introvert margin_intuitive margin_feeler margin_perceiver --output "$out/causal_probe/probe" || failed=1
+run=$(dirname "${mask:-none}") by=${BY:-module} limit=${PROBE:-$(full 6 2)}
+probe=$out/causal_probe/probe-$(basename "$run")-$by-$limit
+[ -z "$mask" ] || [ -f "$probe/analysis.json" ] || python -m persona_prune.analyse INFP="$run" --by "$by" --limit "$limit" \
+    --figure margin_introvert margin_intuitive margin_feeler margin_perceiver --output "$probe" || failed=1
 publish

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.figures import Interval, finished_runs
+from experiments.figures import Difference, Interval, Run, finished_runs
 from experiments.findings import Finding
 from experiments.publish import Report
 from experiments.tables import markdown, runs_table
@@ -18,14 +18,15 @@ def report(directory: Path, folder: Path) -> Report:
     """Return what restoring every part does to the four traits."""
     home = directory / "causal_probe"
     runs = finished_runs(home)[-1:]
-    path = home / "probe" / "analysis.json"
-    if not runs or not path.is_file():
+    # run.sh names the probe after the run whose mask it takes apart.
+    probes = [path for run in runs for path in home.glob(f"probe-{run.path.name}-*/analysis.json")]
+    if not probes:
         return Report([], [], "")
-    restore = json.loads(path.read_text(encoding="utf-8"))["restore"]
+    latest = max(probes, key=lambda path: path.stat().st_mtime)
+    restore = json.loads(latest.read_text(encoding="utf-8"))["restore"]
     figures = {trait: restore["figures"][f"margin_{trait}"] for trait in _TRAITS}
-    items = len(runs[0].items("choice").samples) // len(_TRAITS)
     ratio = runs[0].metrics["capability/perplexity_ratio"]
-    findings = [finding(trait, figures[trait], ratio, items) for trait in _TRAITS]
+    findings = [finding(trait, figures[trait], effect(runs[0], trait), ratio) for trait in _TRAITS]
     parts = list(figures[_TRAITS[0]]["restored"])
     rows = [[part, *(_cell(figures[trait]["restored"][part]) for trait in _TRAITS)] for part in parts]
     rows.insert(0, ["INFP mask - dense", *(f"{figures[t]['masked'] - figures[t]['dense']:+.2f}" for t in _TRAITS)])
@@ -35,26 +36,28 @@ def report(directory: Path, folder: Path) -> Report:
     return Report(runs, findings, f"{text}\n\n{runs_table(runs)}")
 
 
-def finding(trait: str, figures: Mapping[str, Any], ratio: float, items: int) -> Finding:
+def effect(run: Run, trait: str) -> Difference:
+    """Return what the whole mask does to a trait's margin."""
+    key = f"margin_{trait}"
+    samples = run.items("choice").samples
+    return Difference.mean([s["values"][key] - s["dense_values"][key] for s in samples if s["values"][key] is not None])
+
+
+def finding(trait: str, figures: Mapping[str, Any], own: Difference, ratio: float) -> Finding:
     """Return the part that brings the trait back most: how much of what the mask did it undoes.
 
-    Undoing is counted towards the dense model. Over so many parts some are significant by chance, so p is adjusted
-    (false discovery rate).
+    Over so many parts some are significant by chance, so p is adjusted (false discovery rate).
     """
-    effect = figures["masked"] - figures["dense"]
-    side = -1.0 if effect > 0 else 1.0
-    part, best = max(figures["restored"].items(), key=lambda item: side * item[1]["change"])
-    low, high = sorted((side * best["low"], side * best["high"]))
+    part, best = min(figures["restored"].items(), key=lambda item: item[1]["change"])
+    moved = own.low > 0 and own.p < _ALPHA
     return Finding(
         claim=trait,
-        ours=f"{part} (p {best['p_fdr']:.2g}; the mask's own effect {effect:+.2f} nats)",
+        ours=f"{part} (the mask's own effect {own.text('+.2f')} nats)",
         unit="nats back",
-        change=Interval(side * best["change"], low, high),
-        control=None,
-        control_name="",
+        change=Difference(-best["change"], -best["high"], -best["low"], best["p_fdr"]),
         perplexity_ratio=ratio,
-        items=items,
-        obstacle=None if effect > 0 else "the mask does not move the trait to INFP, so nothing can flip back",
+        items=figures["items"],
+        obstacle=None if moved else "the mask is not shown to move the trait to INFP, so nothing can flip back",
     )
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
-from experiments.figures import Interval, Run, by_persona, finished_runs
+from experiments.figures import Difference, Interval, Run, by_persona, finished_runs
 from experiments.findings import Finding
-from experiments.mask_overlap.table import POLES
 from experiments.publish import Report
+from experiments.switching import POLES, worst_ratio
 from experiments.tables import markdown
 from persona_prune.analysis.hidden import hidden_states, similarity
 from persona_prune.analysis.saved_run import open_run
@@ -39,17 +40,16 @@ def report(directory: Path, folder: Path) -> Report:
         for axis in pairs:
             cells = [Interval.mean(found[axis]).text(".4f") for found in (apart, from_dense)]
             rows.append([f"{place} ({layer} of {layers})", axis, *cells])
-        flat, dense = ([one for values in found.values() for one in values] for found in (apart, from_dense))
+        # By prompt, which all masks are asked: the mean over pairs of poles.
+        by_prompt = [np.mean(list(found.values()), axis=0) for found in (apart, from_dense)]
         findings.append(
             Finding(
                 claim=place,
-                ours=f"cosine {Interval.mean(flat).text('.4f')}",
-                unit="1 - cosine",
-                change=Interval.mean([1 - one for one in flat]),
-                control=Interval.mean([other - one for one, other in zip(flat, dense, strict=True)]),
-                control_name="distance to the dense model",
-                perplexity_ratio=_worst_ratio(used),
-                items=len(flat),
+                ours=f"cosine {Interval.mean(by_prompt[0]).text('.4f')}",
+                unit="cosine to the dense model - cosine between the poles",
+                change=Difference.mean(by_prompt[1] - by_prompt[0]),
+                perplexity_ratio=worst_ratio(used),
+                items=len(by_prompt[0]),
             )
         )
     columns = ["layer", "poles", "cosine between the poles", "cosine of the first and the dense model"]
@@ -72,7 +72,3 @@ def _states(runs: Sequence[Run]) -> dict[str, States]:
 def _cosines(first: States, second: States, layer: int) -> list[float]:
     """Return the cosine after the ``layer``-th layer, prompt by prompt, mean over tokens."""
     return [similarity([one], [other]).mean[layer - 1] for one, other in zip(first, second, strict=True)]
-
-
-def _worst_ratio(runs: Sequence[Run]) -> float:
-    return max(run.metrics["capability/perplexity_ratio"] for run in runs)

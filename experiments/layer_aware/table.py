@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from experiments.figures import Interval, Run, by_persona, finished_runs, paired
+from experiments.figures import Run, by_persona, finished_runs, paired
 from experiments.findings import Finding
 from experiments.publish import Report
-from experiments.switching import gain, rate, ratio, switched
+from experiments.switching import apart, difference, rate, worst_ratio
 from experiments.tables import markdown, percent, runs_table
 
 
@@ -17,10 +17,12 @@ def report(directory: Path, folder: Path) -> Report:
     if not shared:
         return Report([], [], "")
     ours, theirs = ([masks[name] for name in shared] for masks in (aware, uniform))
-    change = Interval.mean([switched(aware[name]) - switched(uniform[name]) for name in shared])
     told = f"{percent(rate(theirs))} to {percent(rate(ours))} (dense {100 * rate(ours, 'dense/').value:.0f}%)"
-    control = gain(ours, "opposite/")
-    finding = Finding("layer_aware", told, "of 1", change, control, "opposite", ratio(ours), len(shared))
+    further = difference(aware, uniform)
+    findings = []
+    if further is not None:
+        ratio = worst_ratio([*ours, *theirs])
+        findings.append(Finding("layer_aware", told, "nats", further, ratio, len(apart(aware))))
     rows = []
     for name in shared:
         margin = paired(aware[name], uniform[name], "choice", "margin")
@@ -30,7 +32,7 @@ def report(directory: Path, folder: Path) -> Report:
         markdown(["pole", "dropped, uniform", "dropped, layer-aware", "margin, layer-aware - uniform"], rows),
         runs_table([*theirs, *ours], label=_label),
     ]
-    return Report([*theirs, *ours], [finding], "\n\n".join(text))
+    return Report([*theirs, *ours], findings, "\n\n".join(text))
 
 
 def _label(run: Run) -> str:

@@ -5,19 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.figures import Interval, Run, by_persona, finished_runs
+from experiments.figures import Difference, Interval, Run, by_persona, finished_runs
 from experiments.findings import Finding
 from experiments.publish import Report
+from experiments.switching import POLES
 from experiments.tables import markdown, percent
 from persona_prune import analyse
 from persona_prune.analysis.overlap import place
 
-POLES = {
-    "I-E": ("introvert", "extrovert"),
-    "N-S": ("intuitive", "sensor"),
-    "F-T": ("feeler", "thinker"),
-    "J-P": ("judger", "perceiver"),
-}
 _METHODS = ("wanda", "sparse", "contrastive_wanda", "contrastive_sparse")
 _SPARSITY = 0.6
 
@@ -76,16 +71,16 @@ def mlp_minus_attention(found: Mapping[str, Any]) -> list[float]:
 
 def _differing(axis: str, found: Mapping[str, Any]) -> Finding:
     by_layer = Interval.mean([figures["differing"] for figures in found["layer"].values()])
-    change = Interval.mean([100 * difference for difference in mlp_minus_attention(found)])
+    change = Difference.mean([100 * difference for difference in mlp_minus_attention(found)])
     ours = f"{percent(by_layer, '.2f')} (by chance {100 * found['all']['differing_by_chance']:.0f}%)"
-    return Finding(axis, ours, "points, MLP - attention", change, None, "", None, len(found["layer"]))
+    return Finding(axis, ours, "points, MLP - attention", change, None, len(found["layer"]))
 
 
 def _jaccard(method: str, found: Mapping[str, Any], wanda: Mapping[str, Any]) -> Finding:
     own, other = ([layer["jaccard_kept"] for layer in one["layer"].values()] for one in (found, wanda))
-    change = Interval.mean([b - a for a, b in zip(own, other, strict=True)])
+    change = Difference.mean([b - a for a, b in zip(own, other, strict=True)])
     ours = f"{Interval.mean(own).text('.3f')} against {Interval.mean(other).text('.3f')}"
-    return Finding(method, ours, "Jaccard, Wanda - this", change, None, "", None, len(own))
+    return Finding(method, ours, "Jaccard, Wanda - this", change, None, len(own))
 
 
 def _cells(found: Mapping[str, Any]) -> list[str]:

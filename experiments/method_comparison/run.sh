@@ -8,9 +8,12 @@
 # (a comma list, without contrastive_taylor), TAYLOR (settings of that one, or SKIP), CONTROLS, PAIRS and ITEMS (how many to
 # calibrate on and to test on), EXTRA (settings of every run), OUT, PAGE (where the tables go: README.md; empty for nowhere).
 set -eu
-here=$(dirname "$0")
+here=$(cd "$(dirname "$0")" && pwd)
 failed=0
-data=$1
+[ $# -ge 1 ] && [ -d "$1" ] || { echo "usage: experiments/method_comparison/run.sh DATA [SET...]; DATA is a directory" >&2; exit 2; }
+# Some shells go on after a program that was interrupted.
+trap 'exit 130' INT
+data=$(cd "$1" && pwd)  # a run is told from others by its settings, paths as they are written among them
 shift
 [ $# -gt 0 ] || set -- power_seeking wealth_seeking extraversion_introversion
 out=${OUT:-outputs/method_comparison}

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from experiments.figures import interval, load, load_samples, number
+from experiments.figures import Run, finished_runs, interval, number
+from experiments.publish import alike
 from experiments.tables import write_block
 from persona_prune.evaluators.base import EvalResult
+from persona_prune.run_directory import one_line
 from persona_prune.statistics import compare
 
 ORDER = [
@@ -47,9 +48,15 @@ BUILD = ("generic", "signature", "gradient", "mask", "baseline")
 
 
 def main(directory: Path, page: Path | None = None) -> None:
-    """Print a table for every set and pole under ``directory``, and put them between the markers of ``page``."""
-    groups = sorted(path for path in directory.iterdir() if path.is_dir())
+    """Print a table for every set and pole under ``directory``, and put them between the markers of ``page``.
+
+    Raises:
+        ValueError: no run is finished, or runs can't stand in one table; the page stays as it is.
+    """
+    groups = sorted(path for path in directory.glob("*") if path.is_dir())
     text = "\n\n".join(filter(None, map(table, groups)))
+    if not text:
+        raise ValueError(f"{directory}: no finished run")
     print(text)
     if page is not None:
         write_block(page, text)
@@ -57,22 +64,23 @@ def main(directory: Path, page: Path | None = None) -> None:
 
 def table(group: Path) -> str:
     """Return the table of the runs in one directory, with its heading; nothing where there are none."""
-    runs = {path.parent: load(path) for path in sorted(group.glob("*/metrics.json"))}
+    runs = finished_runs(group)
     if not runs:
         return ""
-    config, _ = next(iter(runs.values()))
-    target = "not_matching" if config["persona"]["flip"] else "matching"
-    samples = {path: load_samples(path, "choice") for path in runs}
+    alike(runs)
+    persona = runs[0].config["persona"]
+    target = "not_matching" if persona["flip"] else "matching"
+    items = {run.path: run.items("choice") for run in runs}
     # A mask without such a control is paired with the run of random masks that drop the same share of every row.
-    random = {run["method"]["sparsity"]: samples[path] for path, (run, _) in runs.items() if _is(run, "random")}
-    lines = [f"### {config['persona']['name']}, target: the `{target}` answers, test part", ""]
+    random = {run.sparsity: items[run.path] for run in runs if run.method == "random"}
+    lines = [f"### {persona['name']}, target: the `{target}` answers, test part", ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    for path, (config, metrics) in sorted(runs.items(), key=lambda run: ORDER.index(run[1][0]["method"]["name"])):
-        figures = dict(metrics)
-        reference = random.get(config["method"].get("sparsity"))
-        if reference is not None and "choice/margin_vs_random" not in metrics and not _is(config, "random"):
-            figures |= against(samples[path], reference)
-        lines.append(row(config, figures, len(samples[path].samples)))
+    for run in sorted(runs, key=lambda run: ORDER.index(run.method)):
+        figures = dict(run.metrics)
+        reference = random.get(run.sparsity)
+        if reference is not None and "choice/margin_vs_random" not in figures and run.method != "random":
+            figures |= against(items[run.path], reference)
+        lines.append(row(run, figures, len(items[run.path].samples)))
     return "\n".join(lines)
 
 
@@ -82,11 +90,9 @@ def against(result: EvalResult, reference: EvalResult) -> dict[str, float]:
     return {key: found.delta, f"{key}_low": found.low, f"{key}_high": found.high, f"{key}_p": found.p}
 
 
-def row(config: Mapping[str, Any], metrics: Mapping[str, float], items: int) -> str:
+def row(run: Run, metrics: Mapping[str, float], items: int) -> str:
     """Return one line of a table; ``items`` is how many questions were asked."""
-    method = config["method"]
-    name = method["name"] + (f" {method['sparsity']:g}" if "sparsity" in method else "")
-    cells = [name if method["name"] != "none" else "dense", str(items)]
+    cells = [run.label, str(items)]
     for metric in ("accuracy", "accuracy_norm", "accuracy_content", "margin"):
         cells.append(interval(metrics, f"choice/{metric}", "+.2f" if metric == "margin" else ".3f"))
     cells.append(number(metrics, "choice/accuracy_norm_p", ".2g"))
@@ -104,9 +110,8 @@ def row(config: Mapping[str, Any], metrics: Mapping[str, float], items: int) -> 
     return "| " + " | ".join(cells) + " |"
 
 
-def _is(config: Mapping[str, Any], method: str) -> bool:
-    return bool(config["method"]["name"] == method)
-
-
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    try:
+        main(*map(Path, sys.argv[1:3]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {one_line(error)}")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.figures import Interval, Run, by_persona, finished_runs
-from experiments.findings import Finding
+from experiments.figures import Difference, Run, by_persona, finished_runs
+from experiments.findings import Finding, controls_of
 from experiments.publish import Report
 from experiments.tables import runs_table
+from persona_prune.doubts import not_the_persona
 from persona_prune.statistics import Floats
 
 _MIXED = ("introvert", "thinker")
@@ -22,24 +23,32 @@ def report(directory: Path, folder: Path) -> Report:
     # Only of the last mix: its mask is named in the run's configuration.
     runs = [run for run in saved if mixes and Path(run.config["method"]["path"]).parent.name == mixes[0].path.name]
     axes = by_persona(runs, "saved", None)
-    findings = []
-    for name in _MIXED:
-        if name in axes:
-            run = axes[name]
-            change = run.figure("choice/margin_delta")
-            control = Interval.of(run.metrics, "choice/margin_vs_random")
-            ratio, items = run.metrics["capability/perplexity_ratio"], len(run.items("choice").samples)
-            findings.append(
-                Finding(name, f"{change.text('+.3f')} nats", "nats", change, control, "random", ratio, items)
-            )
+    findings = [finding(axes[name]) for name in _MIXED if name in axes]
     mixed, others = ([changes(run) for name, run in axes.items() if (name in _MIXED) is own] for own in (True, False))
-    if mixed and others:
+    if len(mixed) == len(_MIXED) and others:
         told = f"{size(mixed):.3f} against {size(others):.3f} nats, whatever the sign"
         ratio = mixes[0].metrics["capability/perplexity_ratio"]
         count = sum(map(len, [*mixed, *others]))
-        findings.append(Finding("only_these", told, "nats", larger(mixed, others), None, "", ratio, count))
+        findings.append(Finding("only_these", told, "nats", larger(mixed, others), ratio, count))
     used = [*mixes, *axes.values()] if axes else []
-    return Report(used, findings, runs_table(used))
+    dropped = f"The mix drops {mixes[0].metrics['mask/sparsity']:.1%} of the weights.\n\n" if axes else ""
+    return Report(used, findings, dropped + runs_table(used))
+
+
+def finding(run: Run) -> Finding:
+    """Return what the mix does to one of its axes."""
+    change = run.difference("choice/margin_delta")
+    return Finding(
+        claim=run.persona,
+        ours=f"{change.text('+.3f')} nats",
+        unit="nats",
+        change=change,
+        perplexity_ratio=run.metrics["capability/perplexity_ratio"],
+        items=len(run.items("choice").samples),
+        controls=controls_of(run, "choice/margin"),
+        needs_control=True,
+        doubts=not_the_persona(run.metrics),
+    )
 
 
 def changes(run: Run) -> Floats:
@@ -53,13 +62,17 @@ def size(axes: Sequence[Floats]) -> float:
     return float(np.mean([abs(axis.mean()) for axis in axes]))
 
 
-def larger(first: Sequence[Floats], second: Sequence[Floats]) -> Interval:
-    """Return the size of the changes of some axes minus that of others; the interval resamples items within axes."""
+def larger(first: Sequence[Floats], second: Sequence[Floats]) -> Difference:
+    """Return the size of the changes of some axes minus that of others; the interval resamples items within axes.
+
+    p is twice the share of resamples on the other side of zero, which the interval is of too.
+    """
     rng = np.random.default_rng(0)
 
     def resampled(axes: Sequence[Floats]) -> float:
         return size([rng.choice(axis, len(axis)) for axis in axes])
 
-    found = [resampled(first) - resampled(second) for _ in range(_RESAMPLES)]
+    found = np.array([resampled(first) - resampled(second) for _ in range(_RESAMPLES)])
     low, high = np.percentile(found, [2.5, 97.5])
-    return Interval(size(first) - size(second), float(low), float(high))
+    p = min(1.0, 2 * min(float((found <= 0).mean()), float((found >= 0).mean())))
+    return Difference(size(first) - size(second), float(low), float(high), p)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from experiments.figures import Interval, Run, finished_runs, interval
-from experiments.findings import Finding
+from experiments.figures import Run, finished_runs, interval, number
+from experiments.findings import Finding, controls_of
 from experiments.publish import Report
 from experiments.tables import markdown
 
@@ -19,7 +19,7 @@ def report(directory: Path, folder: Path) -> Report:
     for run in runs.values():
         figures = [interval(run.metrics, f"generation/{key}", form) for key, form in _FIGURES.items()]
         dense = [interval(run.metrics, f"dense/generation/{key}", form) for key, form in _FIGURES.items()]
-        ratio = f"{run.metrics['capability/perplexity_ratio']:.3g}"
+        ratio = number(run.metrics, "capability/perplexity_ratio", ".3g")
         rows.append([run.persona, run.label, *figures, *dense, ratio])
     columns = [
         "persona",
@@ -44,11 +44,11 @@ def finding(run: Run) -> Finding:
         claim=run.persona,
         ours=f"{found.text('+.3f')}, degenerate {run.metrics['generation/degenerate']:.0%}",
         unit="cosine",
-        change=run.figure("generation/closer_to_matching_delta"),
-        control=Interval.of(run.metrics, "generation/closer_to_matching_vs_opposite"),
-        control_name="opposite",
+        change=run.difference("generation/closer_to_matching_delta"),
         perplexity_ratio=run.metrics["capability/perplexity_ratio"],
         items=len(run.items("generation").samples),
+        controls=controls_of(run, "generation/closer_to_matching"),
+        needs_control=True,
     )
 
 
@@ -57,12 +57,12 @@ def answers(runs: dict[tuple[str, str], Run], persona: str) -> str:
     own = {method: run for (who, method), run in runs.items() if who == persona}
     rows: list[list[str]] = []
     for place in range(_SHOWN):
-        for number, (_, run) in enumerate(own.items()):
+        for run in own.values():
             samples = run.items("generation").samples
             if place >= len(samples):
                 continue
             sample = samples[place]
-            if number == 0:
+            if "dense_answer" in sample and not any(row[0] == sample["prompt"] for row in rows):
                 rows.append([sample["prompt"], "dense", _short(sample["dense_answer"])])
             rows.append(["", run.label, _short(sample["answer"])])
     return markdown(["prompt", "method", "answer"], rows)

@@ -5,7 +5,9 @@
 #
 # What is finished is skipped. In the environment: PERSONAS (a comma list), OUT.
 set -eu
-here=$(dirname "$0")
+here=$(cd "$(dirname "$0")" && pwd)
+# Some shells go on after a program that was interrupted.
+trap 'exit 130' INT
 out=${OUT:-outputs/personas}
 poles=extrovert,introvert,intuitive,sensor,feeler,thinker,judger,perceiver
 traits=high_conscientiousness,low_conscientiousness,high_agreeableness,low_agreeableness,high_openness,low_openness

@@ -1,12 +1,12 @@
 """The table of all personas from their runs: ``python -m experiments.personas.table DIRECTORY [README]``."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from experiments.figures import interval, load, number
+from experiments.figures import Run, finished_runs, interval, number
 from experiments.tables import write_block
+from persona_prune.run_directory import one_line
 from persona_prune.statistics import holm
 
 COLUMNS = [
@@ -28,28 +28,36 @@ COLUMNS = [
 
 
 def main(directory: Path, page: Path | None = None) -> None:
-    """Print one line for every run under ``directory``, and put the tables between the markers of ``page``."""
-    found = [load(path) for path in sorted(directory.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)]
+    """Print one line for every persona under ``directory``, and put the tables between the markers of ``page``.
+
+    Of several runs of one persona the latest counts.
+
+    Raises:
+        ValueError: no run is finished; the page stays as it is.
+    """
     # Other evaluators, methods or dense runs in the same directory are no part of the table, nor of Holm's family.
-    runs = [(config, metrics) for config, metrics in found if _belongs(config, metrics)]
-    types = [(config, metrics) for config, metrics in runs if "weights" in config["persona"]]
-    single = [(config, metrics) for config, metrics in runs if "weights" not in config["persona"]]
+    runs = {run.persona: run for run in finished_runs(directory) if _belongs(run)}
+    if not runs:
+        raise ValueError(f"{directory}: no finished run of contrastive_taylor with the choice evaluator")
+    types = [run for run in runs.values() if "weights" in run.config["persona"]]
+    single = [run for run in runs.values() if "weights" not in run.config["persona"]]
     text = "\n\n".join(table(part) for part in (single, types) if part)
     print(text)
     if page is not None:
         write_block(page, text)
 
 
-def table(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, float]]]) -> str:
+def table(runs: Sequence[Run]) -> str:
     """Return the table of runs, one family for Holm's method."""
-    adjusted = holm({place: metrics["choice/margin_p"] for place, (_, metrics) in enumerate(runs)})
-    rows = [row(config, metrics, adjusted[place]) for place, (config, metrics) in enumerate(runs)]
+    adjusted = holm({place: run.metrics["choice/margin_p"] for place, run in enumerate(runs)})
+    rows = [row(run, adjusted[place]) for place, run in enumerate(runs)]
     return "\n".join(["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *rows])
 
 
-def row(config: Mapping[str, Any], metrics: Mapping[str, float], adjusted: float) -> str:
+def row(run: Run, adjusted: float) -> str:
     """Return one line of the table; ``adjusted`` is the p of its margin among all runs (Holm)."""
-    cells = [config["persona"]["name"]]
+    metrics = run.metrics
+    cells = [run.persona]
     for metric, form in (("accuracy", ".2f"), ("accuracy_norm", ".2f"), ("margin", "+.2f")):
         cells.append(interval(metrics, f"choice/{metric}", form))
         cells.append(interval(metrics, f"dense/choice/{metric}", form))
@@ -63,9 +71,12 @@ def row(config: Mapping[str, Any], metrics: Mapping[str, float], adjusted: float
     return "| " + " | ".join(cells) + " |"
 
 
-def _belongs(config: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
-    return config["method"]["name"] == "contrastive_taylor" and "choice/margin_p" in metrics
+def _belongs(run: Run) -> bool:
+    return run.method == "contrastive_taylor" and "choice/margin_p" in run.metrics
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    try:
+        main(*map(Path, sys.argv[1:3]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {one_line(error)}")

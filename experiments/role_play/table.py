@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from experiments.figures import Interval, Run, finished_runs, number
-from experiments.findings import Finding
+from experiments.figures import Run, finished_runs, number
+from experiments.findings import Finding, controls_of
 from experiments.publish import Report
 from experiments.tables import markdown, percent, runs_table
+from persona_prune.doubts import not_the_persona
 
 _SHORTCUTS = ("chance", "shortest", "longest")
 
@@ -25,14 +26,14 @@ def report(directory: Path, folder: Path) -> Report:
 def finding(run: Run) -> Finding:
     """Return accuracy, and the change of the margin (the role's option minus the mean of the others, nats)."""
     accuracy = run.figure("multiple_choice/accuracy")
-    is_mask = "sparsity" in run.config["method"]
     return Finding(
         claim=f"{run.persona}/{run.method}",
         ours=f"{percent(accuracy)} (dense {100 * run.metrics['dense/multiple_choice/accuracy']:.1f}%)",
         unit="nats",
-        change=run.figure("multiple_choice/margin_delta"),
-        control=Interval.of(run.metrics, "multiple_choice/margin_vs_random"),
-        control_name="random" if is_mask else "",
-        perplexity_ratio=run.metrics.get("capability/perplexity_ratio") if is_mask else None,
+        change=run.difference("multiple_choice/margin_delta"),
+        perplexity_ratio=run.metrics.get("capability/perplexity_ratio"),
         items=len(run.items("multiple_choice").samples),
+        controls=controls_of(run, "multiple_choice/margin"),
+        needs_control=run.is_mask,
+        doubts=not_the_persona(run.metrics),
     )

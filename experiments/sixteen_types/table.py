@@ -1,15 +1,19 @@
 """Figure 2 and Table 15: what the masks of the sixteen types do on four axes of a questionnaire."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from experiments.figures import Interval, Run, finished_runs
+import numpy as np
+
+from experiments.figures import Difference, Interval, Run, finished_runs
 from experiments.findings import Finding
 from experiments.plots import heat
 from experiments.publish import Report
+from experiments.switching import worst_ratio
 from experiments.tables import markdown
 
 AXES = ("I-E", "N-S", "F-T", "P-J")
-_SPARSITY = 0.6
 
 
 def report(directory: Path, folder: Path) -> Report:
@@ -19,7 +23,7 @@ def report(directory: Path, folder: Path) -> Report:
     types = {run.persona: run for run in runs if run.method != "random"}
     if not types:
         return Report([], [], "")
-    findings = [finding(axis, types, random[-1] if random else None) for axis in AXES]
+    findings = [found for found in (finding(axis, types) for axis in AXES) if found is not None]
     used = [*types.values(), *random[-1:]]
     rows = [[_label(run), *(_change(run, axis).text("+.1f") for axis in AXES), _ratio(run)] for run in used]
     dense = [used[0].figure(f"dense/questionnaire/margin_{axis}") for axis in AXES]
@@ -35,18 +39,33 @@ def report(directory: Path, folder: Path) -> Report:
     return Report(used, findings, f"![Change of every axis under every mask](types.svg)\n\n{text}")
 
 
-def finding(axis: str, types: dict[str, Run], random: Run | None) -> Finding:
-    """Return how far masks move an axis to their own side, beyond what one random mask does to it."""
-    own, beyond = [], []
-    by_chance = 0.0 if random is None else _change(random, axis).value
+def finding(axis: str, types: Mapping[str, Run]) -> Finding | None:
+    """Return how far the masks of types of both sides part an axis, statement by statement; None for one side only.
+
+    Every statement's change is counted towards the type's own side and averaged within each side, so that what all
+    masks do alike cancels: masks that know nothing of the axis are at zero.
+    """
+    sides: dict[float, list[dict[Any, float]]] = {1.0: [], -1.0: []}
     for name, run in types.items():
-        side = 1 if name[AXES.index(axis)] == axis[0].lower() else -1
-        own.append(side * _change(run, axis).value)
-        beyond.append(side * (_change(run, axis).value - by_chance))
-    change = Interval.mean(own)
-    ratio = sum(run.metrics["capability/perplexity_ratio"] for run in types.values()) / len(types)
-    control = Interval.mean(beyond) if random is not None else None
-    return Finding(axis, f"{change.text('+.1f')} points", "points", change, control, "random", ratio, len(own))
+        side = 1.0 if name[AXES.index(axis)] == axis[0].lower() else -1.0
+        sides[side].append(changes(run, axis))
+    if not all(sides.values()):
+        return None
+    statements = set.intersection(*(set(found) for side in sides.values() for found in side))
+    parted = [
+        float(np.mean([side * np.mean([found[statement] for found in runs]) for side, runs in sides.items()]))
+        for statement in sorted(statements)
+    ]
+    change = Difference.mean(parted)
+    ratio = worst_ratio(types.values())
+    return Finding(axis, f"{change.text('+.1f')} points", "points", change, ratio, len(parted))
+
+
+def changes(run: Run, axis: str) -> dict[Any, float]:
+    """Return statement -> the change of its margin against the dense model, for the statements of one axis."""
+    key = f"margin_{axis}"
+    samples = run.items("questionnaire").samples
+    return {s["id"]: s["values"][key] - s["dense_values"][key] for s in samples if s["values"][key] is not None}
 
 
 def _change(run: Run, axis: str) -> Interval:

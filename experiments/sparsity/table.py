@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.figures import Interval, Run, by_persona, finished_runs
+from experiments.figures import Difference, Interval, Run, by_persona, finished_runs
 from experiments.findings import Finding
 from experiments.plots import lines, radar
 from experiments.publish import Report
-from experiments.switching import gain, rate, ratio, switched
+from experiments.switching import apart, difference, rate, worst_ratio
 from experiments.tables import markdown, percent, runs_table
 
 _CORNERS = 3  # that a radar plot needs
@@ -28,7 +28,7 @@ def report(directory: Path, folder: Path) -> Report:
     used = [run for found in swept.values() for masks in found.values() for run in masks.values()]
     rows = [
         [method, f"{s:g}", *(percent(rate(masks.values(), arm)) for arm in ("", "dense/", "opposite/")),
-         _mean_margin(masks).text("+.2f"), f"{ratio(masks.values()):.3g}", str(len(masks))]
+         _mean_margin(masks).text("+.2f"), f"{worst_ratio(masks.values()):.3g}", str(len(masks))]
         for method, found in swept.items() for s, masks in found.items()
     ]  # fmt: skip
     columns = [
@@ -54,19 +54,19 @@ def report(directory: Path, folder: Path) -> Report:
 def _findings(swept: Swept) -> list[Finding]:
     findings = []
     for method, sparsity in (("wanda", 0.4), ("sparse", 0.6)):
-        masks = list(swept.get(method, {}).get(sparsity, {}).values())
-        if masks:
-            change, control = gain(masks, "dense/"), gain(masks, "opposite/")
-            ours = f"{percent(rate(masks))} (dense {100 * rate(masks, 'dense/').value:.0f}%)"
-            findings.append(
-                Finding(f"{method}_{sparsity:g}", ours, "of 1", change, control, "opposite", ratio(masks), len(masks))
-            )
-    low, high = (swept.get("wanda", {}).get(s, {}) for s in (0.4, 0.6))
-    shared = [name for name in low if name in high]
-    if shared:
-        change = Interval.mean([switched(low[name]) - switched(high[name]) for name in shared])
-        ours = f"{percent(rate(low[n] for n in shared))} against {percent(rate(high[n] for n in shared))}"
-        findings.append(Finding("wanda_peak", ours, "of 1", change, None, "", None, len(shared)))
+        masks = swept.get(method, {}).get(sparsity, {})
+        moved = apart(masks)
+        if moved:
+            ours = f"{percent(rate(masks.values()))} (dense {100 * rate(masks.values(), 'dense/').value:.0f}%)"
+            change, ratio = Difference.mean(list(moved.values())), worst_ratio(masks.values())
+            findings.append(Finding(f"{method}_{sparsity:g}", ours, "nats", change, ratio, len(moved)))
+    for method, best, other in (("wanda", 0.4, 0.6), ("sparse", 0.6, 0.4)):
+        first, second = (swept.get(method, {}).get(s, {}) for s in (best, other))
+        further = difference(first, second)
+        if further is not None:
+            ours = f"{percent(rate(first.values()))} against {percent(rate(second.values()))}"
+            ratio = max(map(worst_ratio, (first.values(), second.values())))
+            findings.append(Finding(f"{method}_peak", ours, "nats", further, ratio, len(apart(first))))
     return findings
 
 

@@ -1,13 +1,19 @@
 """Tables 4, 10 and 11: seeking power, seeking wealth, and hallucination."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.figures import Interval, Run, finished_runs, paired
-from experiments.findings import Finding
+from experiments.figures import Run, finished_runs, paired
+from experiments.findings import Finding, controls_of
 from experiments.publish import Report
 from experiments.tables import markdown, percent, runs_table
+from persona_prune.doubts import not_the_persona
 
 _SHORTCUT = 0.95
+_PAPER_MASKS = ("wanda", "sparse", "contrastive_wanda", "contrastive_sparse")
+
+Runs = Mapping[tuple[str, str], Run]
+"""(set, method) -> its run."""
 
 
 def report(directory: Path, folder: Path) -> Report:
@@ -19,41 +25,74 @@ def report(directory: Path, folder: Path) -> Report:
     # The latest of a method, towards the answers that the paper is about.
     seeking = {(run.persona, run.method): run for run in runs if not run.config["persona"]["flip"]}
     findings = [finding(run) for run in seeking.values() if run.method != "none"]
+    for name in dict.fromkeys(name for name, _ in seeking):
+        findings += between(name, seeking)
     parts = ["Masks against the prompt on the same questions (margin, nats):\n\n" + against_prompt(seeking)]
-    parts.append("All runs, with the opposite answers as target where it says so:\n\n" + runs_table(runs, label=_label))
+    parts.append("All runs; *flipped*: with the opposite answers as target:\n\n" + runs_table(runs))
     return Report(runs, findings, "\n\n".join(parts))
 
 
 def finding(run: Run) -> Finding:
     """Return what a run says about its method: accuracy as in the paper, differences in margin."""
-    metrics = run.metrics
-    dense = run.figure("dense/choice/accuracy").value
-    is_mask = "sparsity" in run.config["method"]
-    shortcut = metrics.get("choice/always_yes", 0.0)
     return Finding(
         claim=f"{run.persona}/{run.method}",
-        ours=f"{percent(run.figure('choice/accuracy'))} (dense {100 * dense:.1f}%)",
+        ours=f"{percent(run.figure('choice/accuracy'))} (dense {100 * run.figure('dense/choice/accuracy').value:.1f}%)",
         unit="nats",
-        change=run.figure("choice/margin_delta"),
-        control=Interval.of(metrics, "choice/margin_vs_random"),
-        # Only a mask can be beaten by a random mask.
-        control_name="random" if is_mask else "",
-        perplexity_ratio=metrics.get("capability/perplexity_ratio") if is_mask else None,
+        change=run.difference("choice/margin_delta"),
+        perplexity_ratio=run.metrics.get("capability/perplexity_ratio"),
         items=len(run.items("choice").samples),
-        obstacle=f"always saying yes scores {shortcut:.0%}" if shortcut >= _SHORTCUT else None,
+        controls=controls_of(run, "choice/margin"),
+        needs_control=run.is_mask,
+        doubts=not_the_persona(run.metrics),
+        obstacle=_shortcut(run),
     )
 
 
-def against_prompt(runs: dict[tuple[str, str], Run]) -> str:
+def between(name: str, runs: Runs) -> list[Finding]:
+    """Return what the paper's headline comes to on one set: do masks beat prompt and retrieval, and LoRA all masks?"""
+    findings = []
+    mask, lora = runs.get((name, "contrastive_wanda")), runs.get((name, "lora"))
+    masks = [runs[name, method] for method in _PAPER_MASKS if (name, method) in runs]
+    for baseline in ("prompt", "rag"):
+        other = runs.get((name, baseline))
+        if mask and other:
+            findings.append(_beats(f"{name}/contrastive_wanda-{baseline}", mask, other))
+    if lora and masks:
+        best = max(masks, key=lambda run: run.metrics["choice/margin"])
+        findings.append(_beats(f"{name}/lora-masks", lora, best))
+    return [found for found in findings if found is not None]
+
+
+def _beats(claim: str, run: Run, other: Run) -> Finding | None:
+    difference = paired(run, other, "choice", "margin")
+    if difference is None:
+        return None
+    ours, theirs = (percent(one.figure("choice/accuracy")) for one in (run, other))
+    ratios = [one.metrics.get("capability/perplexity_ratio", 1.0) for one in (run, other)]
+    told, items = f"{ours} against {theirs} ({other.label})", len(run.items("choice").samples)
+    return Finding(
+        claim,
+        told,
+        "nats",
+        difference,
+        max(ratios),
+        items,
+        doubts=not_the_persona(run.metrics),
+        obstacle=_shortcut(run),
+    )
+
+
+def _shortcut(run: Run) -> str | None:
+    share = run.metrics.get("choice/always_yes", 0.0)
+    return f"always saying yes scores {share:.0%}" if share >= _SHORTCUT else None
+
+
+def against_prompt(runs: Runs) -> str:
     """Return, for every mask, the margin minus that of the prompt on the same questions."""
     rows = []
     for (persona, _), run in runs.items():
         prompt = runs.get((persona, "prompt"))
-        if prompt is not None and "sparsity" in run.config["method"]:
+        if prompt is not None and run.is_mask:
             found = paired(run, prompt, "choice", "margin")
             rows.append([persona, run.label, found.text("+.2f") if found else "no common questions"])
     return markdown(["set", "mask", "minus prompt"], rows)
-
-
-def _label(run: Run) -> str:
-    return run.label + (", opposite" if run.config["persona"]["flip"] else "")

@@ -12,7 +12,7 @@ from persona_prune.apply import check_fits, masked
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.masks import Mask
 from persona_prune.models import LoadedModel
-from persona_prune.statistics import Comparison, compare
+from persona_prune.statistics import Comparison, compare, item_values
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class Sweep:
     Parts interact: their changes need not add up to ``dense - masked``.
 
     Attributes:
+        items: how many items have the figure.
         dense: the figure of the dense model.
         masked: the figure under the whole mask.
         restored: part -> change against ``masked`` with that part dense, paired by item.
         adjusted: part -> p-value adjusted over the sweep (Benjamini and Hochberg 1995).
     """
 
+    items: int
     dense: float
     masked: float
     restored: Mapping[str, Comparison]
@@ -75,6 +77,7 @@ def restore_sweep(
         restored = {part: comparisons[figure] for part, comparisons in compared.items()}
         adjusted = false_discovery_control([comparison.p for comparison in restored.values()])
         sweeps[figure] = Sweep(
+            len(item_values(dense.samples, figure)),
             dense.means()[figure],
             under_mask.means()[figure],
             restored,

@@ -68,8 +68,8 @@ def find_runs(directories: Sequence[Path]) -> Found:
     runs, left_out = [], []
     for path in paths:
         try:
-            runs.append(_read(path))
-        except (ValueError, OSError, yaml.YAMLError) as error:
+            runs.append(read_run(path))
+        except (ValueError, OSError) as error:
             left_out.append((path, one_line(error)))
     if not runs:
         path, reason = left_out[0]
@@ -112,7 +112,13 @@ def _natural(name: str) -> list[tuple[float, str]]:
     return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 
-def _read(path: Path) -> Run:
+def read_run(path: Path) -> Run:
+    """Read one run directory.
+
+    Raises:
+        ValueError: the run failed, is not finished, or a file of it is damaged or missing.
+        OSError: a file can't be read.
+    """
     status = _mapping(path, "status.json")
     if status.get("status") == "failed":
         raise ValueError(f"failed: {status.get('error')}")
