@@ -28,6 +28,7 @@ _LESS_BY_GRADIENT = [
     "method.generic_tokens=512",
     "method.max_perplexity_ratio=null",
     "method.max_neutral_drift=null",
+    "method.max_first_word_shift=null",
     "method.max_own_loss=null",
 ]
 

@@ -1,7 +1,7 @@
 """What an experiment found, claim by claim, and the rule by which a claim of the paper holds."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from experiments.figures import Difference, Run
+from persona_prune.doubts import not_the_persona
 from persona_prune.verdict import WRECKED
 
 HOME = Path(__file__).parent
@@ -125,6 +126,11 @@ class Finding:
         ratio = "" if self.perplexity_ratio is None else _short(self.perplexity_ratio)
         change = f"{self.change.text('+.3f')} {self.unit}, p = {self.change.p:.2g}"
         return [self.ours, change, control, ratio, str(self.items), self.verdict]
+
+
+def doubts_of(runs: Iterable[Run]) -> list[str]:
+    """Return what explains the change of some runs by something else than a persona."""
+    return [doubt for run in runs for doubt in not_the_persona(run.metrics)]
 
 
 def controls_of(run: Run, metric: str) -> list[Control]:

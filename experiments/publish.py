@@ -1,13 +1,16 @@
 """Write a folder's results into its README: ``python -m experiments.publish FOLDER DIRECTORY``.
 
-DIRECTORY is where the runs are. The folder's own ``table.py`` has ``report(directory, folder) -> Report``.
+DIRECTORY is where the runs are. The folder's own ``table.py`` has ``report(directory, folder) -> Report``; it draws into
+that folder.
 """
 
 import importlib
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from experiments.figures import Run
 from experiments.findings import CLAIM_COLUMNS, HOME, Finding, Found, claim_rows, claims, paper
@@ -38,10 +41,15 @@ def main(folder: str, directory: Path, home: Path = HOME) -> None:
     Raises:
         ValueError: there is nothing to write, or runs that can't stand in one table.
     """
-    report: Report = importlib.import_module(f"experiments.{folder}.table").report(directory, home / folder)
-    if not report.runs:
-        raise ValueError(f"{directory}: no finished run for {folder}; its README stays as it is")
-    alike(report.runs, report.varied)
+    with TemporaryDirectory() as drawn:
+        report: Report = importlib.import_module(f"experiments.{folder}.table").report(directory, Path(drawn))
+        if not report.runs:
+            raise ValueError(f"{directory}: no finished run for {folder}; its README stays as it is")
+        alike(report.runs, report.varied)
+        for old in (home / folder).glob("*.svg"):
+            old.unlink()
+        for figure in Path(drawn).glob("*.svg"):
+            shutil.copy(figure, home / folder)
     write_block(home / folder / "README.md", block(folder, report, home))
 
 

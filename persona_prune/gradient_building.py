@@ -15,10 +15,17 @@ from torch import Tensor, nn
 
 from persona_prune import gradients
 from persona_prune.apply import masked
+from persona_prune.budget import Budget, largest_allowed
 from persona_prune.gradients import Damage, LowRank, Objective
 from persona_prune.likelihood import Row, pair_rows
 from persona_prune.masks import Mask, load_mask, pack_bits
-from persona_prune.methods.contrastive_taylor import ContrastiveTaylor, benefit_per_damage, drop_best, threshold_of_best
+from persona_prune.methods.contrastive_taylor import (
+    BUDGET_PAIRS,
+    ContrastiveTaylor,
+    benefit_per_damage,
+    drop_best,
+    threshold_of_best,
+)
 from persona_prune.methods.recipe import FORMAT, Recipe, Round, as_stored, damage_as_stored, load_recipe, scores
 from persona_prune.methods.saved import read_manifest
 from persona_prune.models import LoadedModel, cache_root, maskable_linears
@@ -28,10 +35,7 @@ from persona_prune.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
-_VERSION = 5  # of what follows: raise it whenever a mask would come out differently, so that cached ones are not reused
-_SMALLEST_SHARE = 1 / 128  # of a round's drops, before nothing is dropped at all
-_CLOSER = 2
-_OWN_ANSWERS = 16
+_VERSION = 7  # of what follows: raise it whenever a mask would come out differently, so that cached ones are not reused
 _OBJECTIVES = {"logistic": gradients.logistic_margin, "linear": gradients.margin}
 
 
@@ -52,6 +56,16 @@ class GradientMask:
         if self.recipe is not None and self.recipe.bytes < self.mask.entropy:
             return self.recipe.save(path, self.mask)
         return self.mask.save(path)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a round can drop: the objective that it reaches, the share of the drops asked for, and the threshold."""
+
+    objective: float
+    share: float
+    threshold: float
+    dropped: dict[str, Tensor]
 
 
 class GradientBuilder:
@@ -128,8 +142,9 @@ class GradientBuilder:
         ordered = sorted(pairs, key=lambda pair: (pair.prompt, pair.matching, pair.not_matching))
         random.Random(method.seed).shuffle(ordered)
         rows = pair_rows(self._loaded.tokenizer, ordered, self._max_tokens)
+        budget = self._budget(rows[-BUDGET_PAIRS:])
+        rows = rows[: len(rows) - method.held_out(len(rows))]
         dropped = {name: torch.zeros(m.weight.shape, dtype=torch.bool) for name, m in self._linears.items()}
-        guard = self._guard(rows)
         rounds: list[Round] = []
         mask = self._mask(dropped, description)
         for number in range(1, self._rounds + 1):
@@ -137,7 +152,7 @@ class GradientBuilder:
                 found = self._gradients(rows, number, f"{label}, gradient {number} of {self._rounds}")
             low_rank = {name: gradient for name, gradient in found.items() if isinstance(gradient, LowRank)}
             with self._stage("mask"):
-                dropped, threshold = self._drop(found, dropped, number, guard, description)
+                dropped, threshold = self._drop(found, dropped, number, budget, description)
             if threshold < torch.inf:
                 rounds.append(Round(low_rank, threshold))
             mask = self._mask(dropped, description)
@@ -146,13 +161,12 @@ class GradientBuilder:
         recipe = Recipe(self._damage, rounds, self._loaded.fingerprint, description) if complete else None
         return GradientMask(mask, recipe)
 
-    def _guard(self, rows: Sequence[Row]) -> Guard | None:
-        method = self._method
-        if method.max_perplexity_ratio is None and method.max_neutral_drift is None and method.max_own_loss is None:
+    def _budget(self, pairs: Sequence[Row]) -> Budget | None:
+        if not self._method.bounded:
             return None
-        # The last pairs are those that the fewest rounds have looked at.
-        own = [Row(row.prompt, row.branches[:1]) for row in rows[-_OWN_ANSWERS:]]
-        return Guard(self._loaded, self._neutral, self._batch_size, own if method.max_own_loss is not None else [])
+        guard = Guard(self._loaded, self._neutral, self._batch_size)
+        objective = _OBJECTIVES[self._method.objective]
+        return Budget(self._method, self._loaded, guard, pairs, objective, self._batch_size)
 
     def _applied(self, mask: Mask) -> AbstractContextManager[None]:
         gamma = self._method.gamma
@@ -202,7 +216,7 @@ class GradientBuilder:
         found: dict[str, Tensor | LowRank],
         dropped: dict[str, Tensor],
         number: int,
-        guard: Guard | None,
+        budget: Budget | None,
         description: Mapping[str, object],
     ) -> tuple[dict[str, Tensor], float]:
         """Return what is dropped after round ``number``, and the threshold: infinite if the budget allows nothing.
@@ -226,24 +240,26 @@ class GradientBuilder:
         total = sum(score.numel() for score in scored.values())
         count = min(more(method.sparsity * total), sum(int((score > 0).sum()) for score in scored.values()))
         threshold = threshold_of_best(scored.values(), count)
-        after = {name: dropped[name] | (score > threshold) for name, score in scored.items()}
-        if guard is None or self._affordable(guard, after, description):
-            return after, threshold
-        after, threshold = dropped, torch.inf
+        if budget is None:
+            return {name: dropped[name] | (score > threshold) for name, score in scored.items()}, threshold
+        best = _Step(budget.reached, 0.0, torch.inf, dropped)
 
-        def affordable(share: float) -> bool:
-            nonlocal after, threshold
+        def allowed(share: float) -> bool:
+            nonlocal best
             candidate = threshold_of_best(scored.values(), int(share * count))
             tried = {name: dropped[name] | (score > candidate) for name, score in scored.items()}
-            allowed = self._affordable(guard, tried, description)
-            if allowed:  # and no smaller share is tried from then on
-                after, threshold = tried, candidate
-            return allowed
+            with self._applied(self._mask(tried, description)):
+                objective = budget.gained()
+            if objective is not None and objective > best.objective:
+                best = _Step(objective, share, candidate, tried)
+            return objective is not None
 
-        share = largest_affordable(affordable)
-        level = logging.INFO if share else logging.WARNING
-        log.log(level, "round %d: the budget allows %.1f%% of its drops", number, 100 * share)
-        return after, threshold
+        if not allowed(1.0):
+            largest_allowed(allowed)
+        level = logging.INFO if best.share else logging.WARNING
+        log.log(level, "round %d: takes %.1f%% of its drops", number, 100 * best.share)
+        budget.reached = best.objective
+        return best.dropped, best.threshold
 
     def _scores(self, name: str, module: nn.Linear, gradient: Tensor | LowRank, dropped: Tensor) -> Tensor:
         weight = module.weight.detach().float().cpu()
@@ -251,44 +267,7 @@ class GradientBuilder:
             return scores(weight, dropped, gradient, self._damage[name])
         return benefit_per_damage(weight, gradient, self._damage[name]).masked_fill_(dropped, -torch.inf)
 
-    def _affordable(self, guard: Guard, dropped: dict[str, Tensor], description: Mapping[str, object]) -> bool:
-        bounds = {  # what most often is too high comes first: the others are not measured then
-            "neutral drift": (guard.neutral_drift, self._method.max_neutral_drift),
-            "own loss": (guard.own_loss, self._method.max_own_loss),
-            "perplexity ratio": (guard.perplexity_ratio, self._method.max_perplexity_ratio),
-        }
-        with self._applied(self._mask(dropped, description)):
-            for what, (measure, bound) in bounds.items():
-                if bound is None:
-                    continue
-                cost = measure()
-                log.debug("budget: %s %.4f, at most %.4f", what, cost, bound)
-                if not cost <= bound:  # nor if it is no number
-                    return False
-        return True
-
     def _mask(self, dropped: Mapping[str, Tensor], description: Mapping[str, object]) -> Mask:
         bits = {name: pack_bits(~drop) for name, drop in dropped.items()}
         shapes = {name: (drop.shape[0], drop.shape[1]) for name, drop in dropped.items()}
         return Mask(bits, shapes, self._loaded.fingerprint, description)
-
-
-def largest_affordable(affordable: Callable[[float], bool]) -> float:
-    """Return a share that is affordable, and at most a fifth below the largest one that is; 1 is known not to be.
-
-    Halves the share until it is affordable, then closes in: what is allowed may be any small part of what was asked
-    for. 0 if not even a 128th is affordable.
-    """
-    low = 0.5
-    while not affordable(low):
-        if low <= _SMALLEST_SHARE:
-            return 0.0
-        low /= 2
-    high = 2 * low
-    for _ in range(_CLOSER):
-        middle = (low + high) / 2
-        if affordable(middle):
-            low = middle
-        else:
-            high = middle
-    return low

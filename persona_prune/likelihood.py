@@ -232,7 +232,7 @@ def forward(model: Any, batch: Batch, prefix: Prefix | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Answer:
-    """How likely an answer is: log-probability of each token, ``[tokens]`` float32, and whether it is the likeliest."""
+    """Log-probability of each token of an answer, ``[tokens]`` float32, and the likeliest token in its place."""
 
     log_probs: Tensor
     likeliest: Tensor
@@ -243,8 +243,7 @@ def branch_answers(logits: Tensor, batch: Batch) -> list[list[Answer]]:
     labels = batch.labels.to(logits.device)
     function: Any = _LabelLogProbs.apply if logits.requires_grad else _label_log_probs
     log_probs = function(logits, labels)
-    pieces = zip(torch.split(logits.detach(), PIECE), torch.split(labels, PIECE), strict=True)
-    likeliest = torch.cat([x.gather(1, y[:, None])[:, 0] >= x.amax(1) for x, y in pieces])
+    likeliest = torch.cat([piece.argmax(1) for piece in torch.split(logits.detach(), PIECE)])
     sizes = [len(branch) for row in batch.rows for branch in row.branches]
     answers = iter(
         Answer(*both) for both in zip(torch.split(log_probs, sizes), torch.split(likeliest, sizes), strict=True)

@@ -7,19 +7,20 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from persona_prune.data import PERSONAS_DATA, read_prompts, read_text
 from persona_prune.generation import greedy_answers
-from persona_prune.likelihood import Row, chat_prompt, score, text_rows
+from persona_prune.likelihood import Answer, Row, chat_prompt, score, text_rows
 from persona_prune.models import LoadedModel, cache_root
 from persona_prune.personas import normalise
 
 _WINDOW = 256  # tokens of text that are read together
 _VALIDATION_TOKENS = 1024
-_VALIDATION_PROMPTS = 32
+_VALIDATION_PROMPTS = 64
 
 Progress = Callable[[str, int], Callable[[int], object]]
 """``progress(label, total)`` starts a bar and returns its ``advance(n)``."""
@@ -110,38 +111,53 @@ def answered(
     return [Row(prompt, (tuple(answer),)) for prompt, answer in zip(encoded, answers, strict=True)]
 
 
+@dataclass(frozen=True)
+class NeutralCost:
+    """What the answers to neutral prompts tell of a change.
+
+    Attributes:
+        drift: nats per token that the dense model's own answers have lost.
+        first_token_shift: largest change, over tokens, of the share of answers that would begin with that token.
+    """
+
+    drift: float
+    first_token_shift: float
+
+
 class Guard:
     """Measures what a change of the model costs against the dense one, on the validation part of neutral material.
 
     Each cost is measured when it is asked for: where one of them is too high already, the others need not be.
     """
 
-    def __init__(self, loaded: LoadedModel, neutral: Neutral, batch_size: int, own: Sequence[Row] = ()) -> None:
-        """Measure the dense model, which ``loaded`` must be now; ``own`` are a persona's answers, one branch a row.
-
-        What the dense model makes of the neutral material is measured once and cached.
-        """
-        self._loaded, self._neutral, self._batch_size, self._own = loaded, neutral, batch_size, own
-        key = json.dumps(["v1", loaded.fingerprint, loaded.arithmetic, neutral.digest, batch_size])
+    def __init__(self, loaded: LoadedModel, neutral: Neutral, batch_size: int) -> None:
+        """Measure the dense model, which ``loaded`` must be now, once: the figures are cached."""
+        self._loaded, self._neutral, self._batch_size = loaded, neutral, batch_size
+        key = json.dumps(["v2", loaded.fingerprint, loaded.arithmetic, neutral.digest, batch_size])
         path = cache_root() / "neutral" / f"guard-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
         try:
-            self._dense_text, self._dense_answers = (float(x) for x in json.loads(path.read_text()))
+            text, log_prob, tokens = json.loads(path.read_text())
+            self._dense_text, self._dense_answers = float(text), float(log_prob)
+            self._dense_firsts = [int(token) for token in tokens]
         except (OSError, ValueError, TypeError):
-            self._dense_text, self._dense_answers = self._text(), self._mean(neutral.validation_answers)
-            _write(path, [self._dense_text, self._dense_answers])
-        self._dense_own = self._mean(own)
+            answers = self._answers()
+            self._dense_text, self._dense_answers, self._dense_firsts = (
+                self._text(),
+                mean_log_prob(answers),
+                _firsts(answers),
+            )
+            _write(path, [self._dense_text, self._dense_answers, self._dense_firsts])
 
     def perplexity_ratio(self) -> float:
         """Perplexity on text of the model as it stands, over the dense model's."""
         return math.exp(min(self._dense_text - self._text(), 690.0))
 
-    def neutral_drift(self) -> float:
-        """Nats per token that the dense model's own answers to neutral prompts have lost."""
-        return self._dense_answers - self._mean(self._neutral.validation_answers)
-
-    def own_loss(self) -> float:
-        """Nats per token that the persona's own answers have lost; 0 without any."""
-        return self._dense_own - self._mean(self._own)
+    def on_prompts(self) -> NeutralCost:
+        """Return what the model as it stands makes of the dense model's own answers to neutral prompts."""
+        answers = self._answers()
+        now, before = Counter(_firsts(answers)), Counter(self._dense_firsts)
+        shift = max((abs(now[token] - before[token]) for token in now | before), default=0) / max(1, len(answers))
+        return NeutralCost(self._dense_answers - mean_log_prob(answers), shift)
 
     def _text(self) -> float:
         """Return the log-probability per token of the text."""
@@ -151,14 +167,19 @@ class Guard:
             len(only.log_probs) for (only,) in text
         )
 
-    def _mean(self, rows: Sequence[Row]) -> float:
-        """Return the log-probability per token of answers, as a mean over answers."""
-        if not rows:
-            return 0.0
-        scored = score(
-            self._loaded.model, rows, pad_id=self._loaded.tokenizer.pad_token_id, batch_size=self._batch_size
-        )
-        return sum(only.log_probs.double().mean().item() for (only,) in scored) / len(rows)
+    def _answers(self) -> list[list[Answer]]:
+        model, pad = self._loaded.model, self._loaded.tokenizer.pad_token_id
+        return score(model, self._neutral.validation_answers, pad_id=pad, batch_size=self._batch_size)
+
+
+def _firsts(answers: Sequence[Sequence[Answer]]) -> list[int]:
+    """Return the token that the model itself would begin every answer with."""
+    return [int(only.likeliest[0]) for (only,) in answers]
+
+
+def mean_log_prob(answers: Sequence[Sequence[Answer]]) -> float:
+    """Return the log-probability per token of the first branch of every row, as a mean over rows; 0 without rows."""
+    return sum(first.log_probs.double().mean().item() for first, *_ in answers) / max(1, len(answers))
 
 
 def _write(path: Path, content: object) -> None:

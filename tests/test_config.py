@@ -181,8 +181,10 @@ def test_a_part_of_a_mix_has_its_share_of_everything(in_tmp):
     assert part.sparsity_of("layers.9.mlp.up_proj") == 0.1
     assert part.sparsity_of("layers.2.mlp.up_proj") == 0.025
     bounds = ["method.max_perplexity_ratio=1.04", "method.max_neutral_drift=0.1", "method.max_own_loss=0.4"]
+    bounds.append("method.max_first_word_shift=0.08")
     taylor = plan(*bounds).method.shared(0.25)
     assert (taylor.max_perplexity_ratio, taylor.max_neutral_drift, taylor.max_own_loss) == (1.01, 0.025, 0.1)
+    assert taylor.max_first_word_shift == 0.08  # counted in whole prompts
 
 
 def test_opposites_mirror_each_other(in_tmp):

@@ -37,6 +37,7 @@ ORDER = [
     ["export", "chatting"],
     ["chat"],
     ["analyse"],
+    ["budget"],
     ["gradient_building"],
     ["built"],
     ["mask_building"],

@@ -1,6 +1,7 @@
 """Masks from pairs: what must not change them, and what controls are made of."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,6 @@ from hydra import compose, initialize_config_dir
 
 from persona_prune.command_line import check_command_line
 from persona_prune.config import build, config_directory
-from persona_prune.gradient_building import largest_affordable
 from persona_prune.mask_building import Builder, oriented
 from persona_prune.masks import difference
 from persona_prune.personas import Pair
@@ -56,14 +56,42 @@ def test_order_of_pairs_and_batch_size_do_not_change_the_mask(exact, pairs, tmp_
     assert max(difference(first, batches).values()) == 0
 
 
-def test_a_budget_of_nothing_drops_nothing_and_a_loose_one_everything(tiny, pairs, tmp_path):
-    settings = ["method=contrastive_taylor", *TAYLOR, "method.rounds=1"]
-    bounds = ["method.max_perplexity_ratio", "method.max_neutral_drift", "method.max_own_loss"]
-    loose = mask_of(tiny, tmp_path, pairs, *settings, *(f"{bound}=9" for bound in bounds))
-    free = mask_of(tiny, tmp_path, pairs, *settings, *(f"{bound}=null" for bound in bounds))
-    assert loose.sparsity == free.sparsity > 0
-    tight = mask_of(tiny, tmp_path, pairs, *settings, "method.neutral_weight=0", "method.max_neutral_drift=0")
-    assert tight.sparsity < free.sparsity
+BOUNDS = ("max_perplexity_ratio", "max_neutral_drift", "max_first_word_shift", "max_own_loss")
+FREE = ["method=contrastive_taylor", *TAYLOR, "method.rounds=1", *(f"method.{bound}=null" for bound in BOUNDS)]
+
+
+def told(monkeypatch, *objectives):
+    """Let the budget say what steps reach, one after the other; None: not allowed."""
+    answers = iter(objectives)
+    fake = SimpleNamespace(reached=0.0, gained=lambda: next(answers))
+    monkeypatch.setattr("persona_prune.gradient_building.Budget", lambda *_: fake)
+    return fake
+
+
+def test_a_round_takes_the_best_of_the_steps_it_tried(tiny, pairs, tmp_path, monkeypatch):
+    free = mask_of(tiny, tmp_path, pairs, *FREE)
+    assert free.sparsity > 0
+    bounded = [*FREE, "method.max_neutral_drift=1"]
+    # Of all drops, a half, three quarters, seven eighths.
+    budget = told(monkeypatch, None, 3.0, 2.0, 1.0)
+    half = mask_of(tiny, tmp_path, pairs, *bounded)
+    assert half.sparsity == pytest.approx(free.sparsity / 2, rel=1e-3)
+    assert budget.reached == 3.0
+    told(monkeypatch, 1.0)
+    # Other settings, for another place in the cache.
+    assert mask_of(tiny, tmp_path, pairs, *FREE, "method.max_neutral_drift=2").sparsity == free.sparsity
+    told(monkeypatch, *[None] * 8)
+    assert mask_of(tiny, tmp_path, pairs, *FREE, "method.max_neutral_drift=3").sparsity == 0.0
+
+
+def test_pairs_of_the_budget_are_held_out_where_there_are_many(monkeypatch):
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        bounded = build(compose("config")).method
+        free = build(compose("config", overrides=FREE[5:])).method
+    assert [bounded.held_out(pairs) for pairs in (1, 64, 127, 128, 311)] == [0, 0, 0, 32, 32]
+    assert free.held_out(311) == 0
+    # 130 pairs, 32 of them held out, are two rounds of 64.
+    assert [bounded.resolved(pairs).rounds for pairs in (3, 64, 130, 311, 3000)] == [1, 1, 2, 5, 6]
 
 
 def test_generic_labels_say_nothing_about_which_pole_was_asked_for(pairs):
@@ -87,21 +115,3 @@ def test_gamma_scales_what_is_dropped_and_nothing_else(tiny, pairs, tmp_path):
             keep = mask.keep(name)
             expected = torch.where(keep, before[name], 0.25 * before[name])
             assert torch.equal(module.weight, expected)
-
-
-@pytest.mark.parametrize("bound", [0.0, 0.007, 0.008, 0.1, 0.126, 0.25, 0.3, 0.62, 0.99])
-def test_the_search_for_a_share_comes_within_a_fifth_of_the_largest(bound):
-    asked = []
-
-    def affordable(share):
-        asked.append(share)
-        return share <= bound
-
-    found = largest_affordable(affordable)
-    assert found <= bound
-    assert found >= 0.8 * bound or bound < 1 / 128
-    assert found in {0.0, *asked}
-    assert len(asked) <= 9
-    allowed = [share for share in asked if share <= bound]
-    assert allowed == sorted(allowed)  # the last one that was allowed is the result
-    assert found == (allowed[-1] if allowed else 0.0)

@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -14,34 +15,60 @@ def mean_log_prob(model, rows):
 
 
 def test_cost_against_single_sequences(tiny, pairs):
-    """Perplexity over all tokens of the text; drift and own loss as means over answers of per-token means."""
+    """Perplexity over all tokens of the text; drift as a mean over answers of per-token means."""
     rows = pair_rows(tiny.tokenizer, pairs, 512)
     text = tuple(Row(r.branches[1][:1], (r.branches[1][1:],)) for r in rows[1:4] if len(r.branches[1]) > 1)
     neutral = Neutral((), (), text, tuple(Row(r.prompt, r.branches[1:]) for r in rows[:3]))
-    own = [Row(r.prompt, r.branches[:1]) for r in rows[:2]]
-    guard = Guard(tiny, neutral, 2, own)
+    guard = Guard(tiny, neutral, 2)
     assert guard.perplexity_ratio() == pytest.approx(1.0)
 
     def totals():
         scored = [oracles.answer_log_probs(tiny.model, r.prompt, r.branches[0]) for r in text]
         return sum(x.sum().item() for x in scored) / sum(len(x) for x in scored)
 
-    before = totals(), mean_log_prob(tiny.model, neutral.validation_answers), mean_log_prob(tiny.model, own)
+    before = totals(), mean_log_prob(tiny.model, neutral.validation_answers)
     weight = next(iter(maskable_linears(tiny.model).values())).weight
     kept = weight.detach().clone()
     with torch.no_grad():
         weight.zero_()
     try:
-        after = totals(), mean_log_prob(tiny.model, neutral.validation_answers), mean_log_prob(tiny.model, own)
-        ratio, drift, own_loss = guard.perplexity_ratio(), guard.neutral_drift(), guard.own_loss()
+        after = totals(), mean_log_prob(tiny.model, neutral.validation_answers)
+        ratio, drift = guard.perplexity_ratio(), guard.on_prompts().drift
     finally:
         with torch.no_grad():
             weight.copy_(kept)
     assert ratio == pytest.approx(math.exp(before[0] - after[0]), rel=1e-3)
     assert drift == pytest.approx(before[1] - after[1], abs=1e-3)
-    assert own_loss == pytest.approx(before[2] - after[2], abs=1e-3)
-    assert own_loss != pytest.approx(drift, abs=1e-3)
-    assert Guard(tiny, neutral, 2).own_loss() == 0.0
+    assert abs(drift) > 1e-3
+
+
+def test_first_tokens_that_become_others(tiny, pairs):
+    """Counted against one prompt at a time: which token's share among first tokens changes most?"""
+    rows = pair_rows(tiny.tokenizer, pairs, 300)
+    answers = tuple(Row(row.prompt, row.branches[:1]) for row in rows)
+    text = (Row(rows[0].branches[0][:1], (rows[0].branches[0][1:],)),)
+    guard = Guard(tiny, Neutral((), (), text, answers), 3)
+    assert guard.on_prompts().first_token_shift == 0.0
+
+    before = Counter(own_first_token(tiny, row.prompt) for row in rows)
+    weights = [module.weight for module in maskable_linears(tiny.model).values()]
+    kept = [weight.detach().clone() for weight in weights]
+    try:
+        with torch.no_grad():
+            for weight in weights:
+                weight.mul_(-2.0)
+        after = Counter(own_first_token(tiny, row.prompt) for row in rows)
+        shift = guard.on_prompts().first_token_shift
+    finally:
+        with torch.no_grad():
+            for weight, old in zip(weights, kept, strict=True):
+                weight.copy_(old)
+    assert shift == max(abs(after[token] - before[token]) for token in before | after) / len(rows) > 0
+
+
+def own_first_token(loaded, prompt):
+    with torch.no_grad():
+        return int(loaded.model(torch.tensor([prompt])).logits[0, -1].argmax())
 
 
 def test_what_the_dense_model_makes_of_neutral_material_is_measured_once(tiny, pairs, monkeypatch):
@@ -54,7 +81,7 @@ def test_what_the_dense_model_makes_of_neutral_material_is_measured_once(tiny, p
     assert len(calls) == 2
     again = Guard(tiny, neutral, 3)
     assert len(calls) == 2
-    assert (again.perplexity_ratio(), again.neutral_drift()) == pytest.approx((1.0, 0.0), abs=1e-6)
+    assert (again.perplexity_ratio(), again.on_prompts().drift) == pytest.approx((1.0, 0.0), abs=1e-6)
     for damaged in (cache_root() / "neutral").glob("guard-*.json"):
         damaged.write_text("[1.0]")
     calls.clear()

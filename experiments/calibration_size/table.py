@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiments.figures import Difference, Interval, Run, finished_runs
-from experiments.findings import CONTROLS, Control, Finding
+from experiments.findings import CONTROLS, Control, Finding, doubts_of
 from experiments.plots import lines
 from experiments.publish import Report
 from experiments.tables import runs_table
@@ -63,7 +63,9 @@ def _findings(by_size: dict[int, dict[str, Run]]) -> list[Finding]:
     values = change(enough)
     gain = Difference.mean(values)
     told = gain.text("+.3f")
-    findings = [Finding("gain", told, "nats", gain, ratio, len(values), controls, needs_control=True)]
+    findings = [
+        Finding("gain", told, "nats", gain, ratio, len(values), controls, True, doubts=doubts_of(enough.values()))
+    ]
     small, values = by_size.get(_SMALL, {}), []
     for persona in enough.keys() & small.keys():
         few, many = (item_values(runs[persona].items("choice").samples, "margin") for runs in (small, enough))

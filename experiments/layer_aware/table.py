@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiments.figures import Run, by_persona, finished_runs, paired
-from experiments.findings import Finding
+from experiments.findings import Finding, doubts_of
 from experiments.publish import Report
 from experiments.switching import apart, difference, rate, worst_ratio
 from experiments.tables import markdown, percent, runs_table
@@ -22,7 +22,8 @@ def report(directory: Path, folder: Path) -> Report:
     findings = []
     if further is not None:
         ratio = worst_ratio([*ours, *theirs])
-        findings.append(Finding("layer_aware", told, "nats", further, ratio, len(apart(aware))))
+        items = len(apart(aware))
+        findings.append(Finding("layer_aware", told, "nats", further, ratio, items, doubts=doubts_of(ours)))
     rows = []
     for name in shared:
         margin = paired(aware[name], uniform[name], "choice", "margin")

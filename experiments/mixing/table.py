@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments.figures import Difference, Run, by_persona, finished_runs
-from experiments.findings import Finding, controls_of
+from experiments.findings import Finding, controls_of, doubts_of
 from experiments.publish import Report
 from experiments.tables import runs_table
-from persona_prune.doubts import not_the_persona
 from persona_prune.statistics import Floats
 
 _MIXED = ("introvert", "thinker")
@@ -47,7 +46,7 @@ def finding(run: Run) -> Finding:
         items=len(run.items("choice").samples),
         controls=controls_of(run, "choice/margin"),
         needs_control=True,
-        doubts=not_the_persona(run.metrics),
+        doubts=doubts_of([run]),
     )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiments.figures import Run, finished_runs, interval, number
-from experiments.findings import Finding, controls_of
+from experiments.findings import Finding, controls_of, doubts_of
 from experiments.publish import Report
 from experiments.tables import markdown
 
@@ -49,6 +49,7 @@ def finding(run: Run) -> Finding:
         items=len(run.items("generation").samples),
         controls=controls_of(run, "generation/closer_to_matching"),
         needs_control=True,
+        doubts=doubts_of([run]),
     )
 
 

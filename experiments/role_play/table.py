@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from experiments.figures import Run, finished_runs, number
-from experiments.findings import Finding, controls_of
+from experiments.findings import Finding, controls_of, doubts_of
 from experiments.publish import Report
 from experiments.tables import markdown, percent, runs_table
-from persona_prune.doubts import not_the_persona
 
 _SHORTCUTS = ("chance", "shortest", "longest")
 
@@ -35,5 +34,5 @@ def finding(run: Run) -> Finding:
         items=len(run.items("multiple_choice").samples),
         controls=controls_of(run, "multiple_choice/margin"),
         needs_control=run.is_mask,
-        doubts=not_the_persona(run.metrics),
+        doubts=doubts_of([run]),
     )

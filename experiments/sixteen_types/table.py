@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.figures import Difference, Interval, Run, finished_runs
-from experiments.findings import Finding
+from experiments.findings import Finding, doubts_of
 from experiments.plots import heat
 from experiments.publish import Report
 from experiments.switching import worst_ratio
@@ -57,8 +57,8 @@ def finding(axis: str, types: Mapping[str, Run]) -> Finding | None:
         for statement in sorted(statements)
     ]
     change = Difference.mean(parted)
-    ratio = worst_ratio(types.values())
-    return Finding(axis, f"{change.text('+.1f')} points", "points", change, ratio, len(parted))
+    ratio, doubts = worst_ratio(types.values()), doubts_of(types.values())
+    return Finding(axis, f"{change.text('+.1f')} points", "points", change, ratio, len(parted), doubts=doubts)
 
 
 def changes(run: Run, axis: str) -> dict[Any, float]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.figures import Difference, Interval, Run, by_persona, finished_runs
-from experiments.findings import Finding
+from experiments.findings import Finding, doubts_of
 from experiments.plots import lines, radar
 from experiments.publish import Report
 from experiments.switching import apart, difference, rate, worst_ratio
@@ -59,14 +59,16 @@ def _findings(swept: Swept) -> list[Finding]:
         if moved:
             ours = f"{percent(rate(masks.values()))} (dense {100 * rate(masks.values(), 'dense/').value:.0f}%)"
             change, ratio = Difference.mean(list(moved.values())), worst_ratio(masks.values())
-            findings.append(Finding(f"{method}_{sparsity:g}", ours, "nats", change, ratio, len(moved)))
+            doubts = doubts_of(masks.values())
+            findings.append(Finding(f"{method}_{sparsity:g}", ours, "nats", change, ratio, len(moved), doubts=doubts))
     for method, best, other in (("wanda", 0.4, 0.6), ("sparse", 0.6, 0.4)):
         first, second = (swept.get(method, {}).get(s, {}) for s in (best, other))
         further = difference(first, second)
         if further is not None:
             ours = f"{percent(rate(first.values()))} against {percent(rate(second.values()))}"
             ratio = max(map(worst_ratio, (first.values(), second.values())))
-            findings.append(Finding(f"{method}_peak", ours, "nats", further, ratio, len(apart(first))))
+            items, doubts = len(apart(first)), doubts_of(first.values())
+            findings.append(Finding(f"{method}_peak", ours, "nats", further, ratio, items, doubts=doubts))
     return findings
 
 
@@ -81,7 +83,6 @@ def _draw(swept: Swept, folder: Path) -> None:
     lines(folder / "success.svg", rates, "sparsity", "persona-switch success rate")
     poles = sorted({name for found in swept.values() for masks in found.values() for name in masks})
     if len(poles) < _CORNERS:
-        (folder / "radar.svg").unlink(missing_ok=True)
         return
     panels = []
     for found in swept.values():

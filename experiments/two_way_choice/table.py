@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.figures import Run, finished_runs, paired
-from experiments.findings import Finding, controls_of
+from experiments.findings import Finding, controls_of, doubts_of
 from experiments.publish import Report
 from experiments.tables import markdown, percent, runs_table
-from persona_prune.doubts import not_the_persona
+from persona_prune.verdict import WRECKED
 
 _SHORTCUT = 0.95
 _PAPER_MASKS = ("wanda", "sparse", "contrastive_wanda", "contrastive_sparse")
@@ -43,7 +43,7 @@ def finding(run: Run) -> Finding:
         items=len(run.items("choice").samples),
         controls=controls_of(run, "choice/margin"),
         needs_control=run.is_mask,
-        doubts=not_the_persona(run.metrics),
+        doubts=doubts_of([run]),
         obstacle=_shortcut(run),
     )
 
@@ -53,6 +53,8 @@ def between(name: str, runs: Runs) -> list[Finding]:
     findings = []
     mask, lora = runs.get((name, "contrastive_wanda")), runs.get((name, "lora"))
     masks = [runs[name, method] for method in _PAPER_MASKS if (name, method) in runs]
+    # Of masks that leave a model, if there are any: what a wrecked one chooses says nothing.
+    masks = [run for run in masks if run.metrics.get("capability/perplexity_ratio", 1.0) <= WRECKED] or masks
     for baseline in ("prompt", "rag"):
         other = runs.get((name, baseline))
         if mask and other:
@@ -77,7 +79,7 @@ def _beats(claim: str, run: Run, other: Run) -> Finding | None:
         difference,
         max(ratios),
         items,
-        doubts=not_the_persona(run.metrics),
+        doubts=doubts_of([run]),
         obstacle=_shortcut(run),
     )
 

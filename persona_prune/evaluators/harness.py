@@ -91,7 +91,8 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for (_, numbers), row_answers in zip(options, answers, strict=True):
             for number, answer in zip(numbers, row_answers, strict=True):
-                results[number] = (answer.log_probs.double().sum().item(), bool(answer.likeliest.all()))
+                greedy = answer.likeliest.tolist() == list(requests[number][2])
+                results[number] = (answer.log_probs.double().sum().item(), greedy)
         return results
 
 

@@ -18,6 +18,8 @@ _DAMPING = 1e-3
 _OUTPUT_DAMPING = 0.1
 _LARGEST_SHARE = 0.2
 _MOST_ROUNDS = 6
+BUDGET_PAIRS = 32
+_HELD_OUT = 4
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -55,7 +57,11 @@ class ContrastiveTaylor(Selection):
             this ratio, a round drops fewer weights, by bisection; null for no bound.
         max_neutral_drift: the same for the drift (nats per token) on validation prompts; the next rounds then go on
             from there, with gradients that see the drift.
-        max_own_loss: the same for what the persona's own answers lose (nats per token) on 16 calibration pairs.
+        max_first_word_shift: the same for the largest change of the share of answers to validation prompts that begin
+            with one token.
+        max_own_loss: the same for what the persona's own answers lose (nats per token) on 32 calibration pairs, which
+            no round looks at if there are at least 128. With any of these bounds a round also drops fewer weights, or
+            none, where that would not raise the objective, measured on these pairs and the validation prompts.
         seed: of the sketches, the order of the pairs, and the answers that the Fisher diagonal samples.
     """
 
@@ -72,24 +78,42 @@ class ContrastiveTaylor(Selection):
     generic_tokens: PositiveInt
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] | None
     max_neutral_drift: Annotated[float, Field(ge=0.0)] | None
+    max_first_word_shift: Annotated[float, Field(ge=0.0)] | None
     max_own_loss: Annotated[float, Field(ge=0.0)] | None
     seed: int
 
     def __post_init__(self) -> None:
         if self.allocation == "model" and self.overrides:
             raise ValueError("overrides set the sparsity of a module's rows: use them with allocation=row")
-        bounds = (self.max_perplexity_ratio, self.max_neutral_drift, self.max_own_loss)
-        if self.allocation == "row" and any(bound is not None for bound in bounds):
+        if self.allocation == "row" and self.bounded:
             raise ValueError("budgets move one threshold of the whole model: use them with allocation=model")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether any cost has a bound."""
+        bounds = (self.max_perplexity_ratio, self.max_neutral_drift, self.max_first_word_shift, self.max_own_loss)
+        return any(bound is not None for bound in bounds)
+
+    def held_out(self, pairs: int) -> int:
+        """Return how many of so many pairs no round looks at, because the budget measures steps on them.
+
+        Those are 32 where there are at least four times as many. Of fewer, all are needed in the gradients, and the
+        last 32 are in both.
+        """
+        return BUDGET_PAIRS if self.bounded and pairs >= _HELD_OUT * BUDGET_PAIRS else 0
 
     def resolved(self, pairs: int) -> Self:
         """Return the method for a number of calibration pairs: how many rounds, and neutral prompts for them."""
-        per_round = min(self.pairs_per_round or pairs, pairs)
-        rounds = self.rounds or min(_MOST_ROUNDS, math.ceil(pairs / per_round))
+        seen = pairs - self.held_out(pairs)
+        per_round = min(self.pairs_per_round or seen, seen)
+        rounds = self.rounds or min(_MOST_ROUNDS, math.ceil(seen / per_round))
         return replace(self, rounds=rounds, neutral_prompts=min(self.neutral_prompts, rounds * self.neutral_per_round))
 
     def shared(self, share: float) -> Self:
-        """Return the same method for a part of a mix, with ``share`` of sparsity and budgets."""
+        """Return the same method for a part of a mix, with ``share`` of sparsity and budgets.
+
+        But not of the first words' shift, which is counted in whole prompts.
+        """
         ratio, drift, loss = self.max_perplexity_ratio, self.max_neutral_drift, self.max_own_loss
         return replace(
             super().shared(share),

@@ -9,6 +9,7 @@ import torch
 
 from persona_prune.apply import masked
 from persona_prune.evaluators.choice import Choice
+from persona_prune.evaluators.harness import SharedPromptLM
 from persona_prune.masks import Mask, pack_bits
 from persona_prune.models import maskable_linears
 from tests.evaluators.lm_eval_support import DOCUMENTS, TASK, evaluator, write
@@ -49,6 +50,20 @@ def test_accuracy_is_that_of_choice_and_only_the_newline_moves(tiny, persona):
         assert newline < -1
         assert other - theirs["log_prob"][1] == pytest.approx(newline, abs=1e-3)
     assert result.means()["persona_extrovert/acc"] == choice.means()["accuracy"]
+
+
+def test_whether_an_answer_is_the_greedy_one_is_as_upstream(tiny):
+    from lm_eval.models.huggingface import HFLM
+
+    prompt, steps = tiny.tokenizer("The sky is").input_ids, []
+    with torch.no_grad():
+        for _ in range(3):
+            steps.append(int(tiny.model(torch.tensor([prompt + steps])).logits[0, -1].argmax()))
+    others = [*steps[:2], steps[2] + 1]
+    requests = [(("", ""), prompt, continuation) for continuation in (steps, others, steps[:1])]
+    theirs = HFLM(pretrained=tiny.model, tokenizer=tiny.tokenizer, batch_size=2)._loglikelihood_tokens(requests)
+    ours = SharedPromptLM(tiny, 2, lambda total: lambda done: None)._loglikelihood_tokens(requests)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs] == [True, False, True]
 
 
 @pytest.mark.parametrize(("chat", "fewshot"), [(True, 0), (False, 0), (True, 2), (False, 2)])
