@@ -1,7 +1,7 @@
 """Write a folder's results into its README: ``python -m experiments.publish FOLDER DIRECTORY``.
 
-DIRECTORY is where the runs are. The folder's own ``table.py`` has ``report(directory, folder) -> Report``; it draws into
-that folder.
+DIRECTORY is where the runs are. The folder's own ``table.py`` has ``report(directory, folder) -> Report``; that draws
+into ``folder``.
 """
 
 import importlib
