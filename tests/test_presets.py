@@ -88,8 +88,9 @@ def shell(files, tmp_path, monkeypatch):
     )
     fake.chmod(0o755)
     # The mask that a finished mix would have left.
-    (tmp_path / "out" / "mixing" / "run").mkdir(parents=True)
-    Path(files["mask"]).rename(tmp_path / "out" / "mixing" / "run" / "persona.safetensors")
+    mix = tmp_path / "out" / "smollm2_135m" / "mixing" / "run"
+    mix.mkdir(parents=True)
+    Path(files["mask"]).rename(mix / "persona.safetensors")
     for key in ("ITEMS", "PAIRS", "POLES", "MODEL", "EXTRA", "METHODS", "TAYLOR", "SETS", "BROKEN"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -106,14 +107,26 @@ def shell(files, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_command_of_a_folder_is_understood(folder, shell):
+def test_every_command_of_a_folder_is_understood(folder, shell, tmp_path):
     done, calls = shell(f"{folder}/run.sh", "data")
     assert done.returncode == 0, done.stderr
     runs = [call[2:] for call in calls if call[:2] == ["-m", "persona_prune.run"]]
     assert runs
     for arguments in runs:
         check_command_line(arguments)
-    assert calls[-1] == ["-m", "experiments.publish", folder, "out"]
+    assert calls[-1] == ["-m", "experiments.publish", folder, str(tmp_path / "out" / "smollm2_135m")]
+
+
+def test_paths_are_whole_so_that_a_run_is_found_again_however_they_were_written(shell, tmp_path):
+    found, seen = [], 0
+    for data in ("data", "./data/", str(tmp_path / "data")):
+        _, calls = shell("two_way_choice/run.sh", data)
+        found.append(calls[seen:])
+        seen = len(calls)
+    assert found[0] == found[1] == found[2] != []
+    refused, calls = shell("sparsity/run.sh", OUT="some place")
+    assert (refused.returncode, len(calls)) == (2, seen)
+    assert "choose a path without spaces" in refused.stderr
 
 
 def test_all_folders_run_and_failures_are_listed_at_the_end(shell):
