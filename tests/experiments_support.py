@@ -10,7 +10,9 @@ ABOVE = Difference(0.2, 0.1, 0.3, 0.01)
 FEW = Difference(0.2, 0.1, 0.3, 0.125)  # an interval above zero from four items, of which no test can make anything
 
 
-def write_run(directory, method, margins, *, sparsity=None, persona="pirate", pairs=None, dense=0.0, **metrics):
+def write_run(
+    directory, method, margins, *, sparsity=None, persona="pirate", pairs=None, dense=0.0, always_yes=None, **metrics
+):
     """Write what a run leaves behind, with the given margin of every item, and that of the dense model."""
     (directory / ".hydra").mkdir(parents=True)
     (directory / "samples").mkdir()
@@ -28,7 +30,7 @@ def write_run(directory, method, margins, *, sparsity=None, persona="pirate", pa
         {
             "id": place,
             "prompt": f"question {place}",
-            "values": {"margin": margin},
+            "values": {"margin": margin, "always_yes": always_yes},
             "dense_values": {"margin": dense},
             "random_values": {"margin": 1.0},
         }

@@ -72,11 +72,15 @@ def test_always_saying_yes_is_no_finding(tmp_path):
         [1.0, 3.0],
         sparsity=0.4,
         persona="hallucination",
+        always_yes=1.0,
         **DELTA,
-        **{"choice/always_yes": 1.0},
     )
+    # Where yes and no are two of a hundred words that answers begin with, a habit of saying yes decides little.
+    write_run(tmp_path / "c", "lora", [1.0, 3.0], persona="power_seeking", **DELTA, **{"choice/always_yes": 1.0})
     write_run(tmp_path / "b", "prompt", [1.0, 3.0], persona="power_seeking", **DELTA)
-    mask, prompt = map(two_way_choice.finding, finished_runs(tmp_path))
+    found = {run.method: two_way_choice.finding(run) for run in finished_runs(tmp_path)}
+    mask, prompt = found["wanda"], found["prompt"]
+    assert found["lora"].obstacle is None
     assert mask.claim == "hallucination/wanda"
     assert mask.verdict == "not testable here: always saying yes scores 100%"
     assert (mask.needs_control, prompt.needs_control) == (True, False)

@@ -85,7 +85,8 @@ def _beats(claim: str, run: Run, other: Run) -> Finding | None:
 
 
 def _shortcut(run: Run) -> str | None:
-    share = run.metrics.get("choice/always_yes", 0.0)
+    samples = run.items("choice").samples
+    share = sum(sample["values"].get("always_yes") == 1.0 for sample in samples) / len(samples)
     return f"always saying yes scores {share:.0%}" if share >= _SHORTCUT else None
 
 
