@@ -78,9 +78,17 @@ def block(folder: str, report: Report, home: Path) -> str:
     claimed = [finding for finding in report.findings if finding.claim in known]
     found = Found(report.runs[-1].model, claimed)
     found.save(home / folder)
-    said = f"{len(report.runs)} runs, {settings(report.runs)}. The paper: {paper(home)[folder]['source']}."
+    source = paper(home)[folder]["source"]
+    said = (
+        f"{len(report.runs)} runs, {seconds(report.runs):.0f} s in all; {settings(report.runs)}. The paper: {source}."
+    )
     table = markdown(CLAIM_COLUMNS, claim_rows(folder, found, home))
     return "\n\n".join(part for part in (said, table, report.text.strip()) if part)
+
+
+def seconds(runs: Sequence[Run]) -> float:
+    """Return what the runs took together, those that other folders made too included; programs' start-up is not."""
+    return sum(run.metrics.get("time/total_s", 0.0) for run in {run.path: run for run in runs}.values())
 
 
 def settings(runs: Sequence[Run]) -> str:

@@ -18,7 +18,9 @@ trap 'exit 130' INT
 for folder in mask_overlap hidden_states causal_probe role_play capability calibration_size mixing open_answers sixteen_types \
     two_way_choice sparsity layer_aware; do
     echo "== $folder"
+    started=$(date +%s)
     "$here/$folder/run.sh" "$1" || failed="$failed $folder"
+    echo "== $folder: $(($(date +%s) - started)) s"
 done
 PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH} python -m experiments.claims || failed="$failed claims"
 [ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }

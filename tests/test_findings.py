@@ -140,6 +140,13 @@ def test_runs_of_different_questions_do_not_stand_in_one_table(tmp_path):
         publish.alike(runs)
 
 
+def test_a_run_in_two_tables_took_its_time_once(tmp_path):
+    write_run(tmp_path / "a", "wanda", [1.0], sparsity=0.4, **{"time/total_s": 8.0})
+    write_run(tmp_path / "b", "sparse", [1.0], sparsity=0.4, **{"time/total_s": 0.5})
+    runs = finished_runs(tmp_path)
+    assert publish.seconds([*runs, runs[0]]) == 8.5
+
+
 def test_a_run_that_failed_is_left_out(tmp_path, capsys):
     write_run(tmp_path / "a", "wanda", [1.0], sparsity=0.4)
     (tmp_path / "a" / "status.json").write_text('{"status": "failed", "error": "no memory"}')
