@@ -19,7 +19,7 @@ def page(home: Path) -> str:
         found = load_found(home / folder)
         title = f"[{about['title']}]({folder}/README.md)"
         rows += [[title, *row] for row in claim_rows(folder, found, home)]
-        sources.append(f"- {title}: {about['source']}{f'; here {found.model}' if found else ''}")
+        sources.append(f"- {title}: {about['source']}{f'. Here: {found.settings}' if found else ''}")
     counts = Counter(row[-1].partition(":")[0] for row in rows)
     said = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
     return f"{len(rows)} claims: {said}.\n\n{markdown(['folder', *CLAIM_COLUMNS], rows)}\n\n" + "\n".join(sources)

@@ -51,8 +51,15 @@ runs() {
         output_dir="$out/$preset" calibration.limit="$pairs" $capability "$@" ${EXTRA-} || failed=1
 }
 
-# The tables, whatever failed; then the exit code.
+# last PRESET: the directory of its run that was asked for last.
+last() {
+    status=$(ls -t "$out/$1"/*/status.json 2>/dev/null | head -n 1)
+    dirname "${status:-none/none}"
+}
+
+# The folder's tables and the page of all claims, whatever failed; then the exit code.
 publish() {
     python -m experiments.publish "$folder" "$out" || failed=1
+    python -m experiments.claims || failed=1
     exit $failed
 }

@@ -134,7 +134,7 @@ class Run(FinishedRun):
 
 
 def finished_runs(directory: Path) -> list[Run]:
-    """Return the finished runs right under ``directory``, the oldest first; say which are left out, and why."""
+    """Return the finished runs right under ``directory``, the last asked for last; say which are left out, and why."""
     runs = []
     for path in sorted(directory.glob("*/status.json"), key=lambda path: path.stat().st_mtime):
         try:
@@ -144,6 +144,11 @@ def finished_runs(directory: Path) -> list[Run]:
         else:
             runs.append(Run(found.path, found.config, found.metrics))
     return runs
+
+
+def last_method(runs: Sequence[Run]) -> list[Run]:
+    """Return, of ``runs`` as `finished_runs` orders them, those of the method and sparsity that was last asked for."""
+    return [run for run in runs if (run.method, run.sparsity) == (runs[-1].method, runs[-1].sparsity)]
 
 
 def by_persona(runs: Iterable[Run], method: str, sparsity: float | None) -> dict[str, Run]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from experiments.figures import Difference, Run
+from experiments.figures import Difference, Run, paired
+from experiments.tables import percent
 from persona_prune.doubts import not_the_persona
 from persona_prune.verdict import WRECKED
 
@@ -25,7 +26,7 @@ class Claim:
         id: name within its folder.
         claim: what is said, in our words.
         paper: the paper's figures.
-        untestable: why no run here can decide it, or None.
+        untestable: why no run here can decide it, or None; a run elsewhere may.
     """
 
     id: str
@@ -68,8 +69,8 @@ class Finding:
             about what a masked model does.
         items: how many items, or layers, the differences are means over.
         controls: masks that must lose.
-        needs_control: False where a claim compares masks, or is not about one.
-        about_cost: whether the claim is that a mask costs little, so that a wrecked model refutes it.
+        needs_control: False where masks are each other's control, or a claim is not about one.
+        about_cost: whether the claim is that a mask costs little, which a wrecked model refutes too.
         doubts: what else explains the change (`doubts.not_the_persona`).
         obstacle: why the figures decide nothing, or None.
     """
@@ -98,16 +99,17 @@ class Finding:
         if self.obstacle:
             return f"not testable here: {self.obstacle}"
         # Written so that a ratio that is no number counts as too large.
-        if self.perplexity_ratio is not None and not self.perplexity_ratio <= WRECKED:
-            ratio = f"perplexity ratio {_short(self.perplexity_ratio)}"
-            return (
-                f"does not hold: {ratio}" if self.about_cost else f"not testable here: the model is wrecked ({ratio})"
-            )
+        wrecked = self.perplexity_ratio is not None and not self.perplexity_ratio <= WRECKED
+        ratio = f"perplexity ratio {_short(self.perplexity_ratio or 0.0)}"
+        if wrecked and not self.about_cost:
+            return f"not testable here: the model is wrecked ({ratio})"
         speaking = [control for control in self.controls if control.speaks]
         against = {"change": self.change} | {f"against {c.name}": c.difference for c in speaking}
         below = [name for name, found in against.items() if found.high < 0 and found.p < _ALPHA]
         if below:
             return f"does not hold: {' and '.join(below)} below zero"
+        if wrecked:
+            return f"does not hold: {ratio}, whatever these questions show"
         unclear = [name for name, found in against.items() if not (found.low > 0 and found.p < _ALPHA)]
         if unclear:
             return f"not shown: {' and '.join(unclear)} may be zero"
@@ -129,8 +131,41 @@ class Finding:
 
 
 def doubts_of(runs: Iterable[Run]) -> list[str]:
-    """Return what explains the change of some runs by something else than a persona."""
-    return [doubt for run in runs for doubt in not_the_persona(run.metrics)]
+    """Return what explains the change of some runs by something else than a persona; of several, which run it is."""
+    runs = list(runs)
+    found = [(run, doubt) for run in runs for doubt in not_the_persona(run.metrics)]
+    return [f"{run.persona}, {run.label}: {doubt}" if len(runs) > 1 else doubt for run, doubt in found]
+
+
+def accuracy_doubts(run: Run, evaluator: str) -> list[str]:
+    """Return the doubts of one run, and whether the accuracy, which is the paper's figure, did not rise."""
+    now, before = (run.metrics[f"{arm}{evaluator}/accuracy"] for arm in ("", "dense/"))
+    flat = [] if now > before else [f"the margin grew, the accuracy did not ({before:.1%} to {now:.1%})"]
+    return [*flat, *doubts_of([run])]
+
+
+def beats(claim: str, run: Run, other: Run, evaluator: str = "choice", **more: Any) -> Finding | None:
+    """Return whether one method beats another on the questions that both were asked; None if there are none.
+
+    A mask must also beat its controls: what any mask does is no merit of the method.
+    """
+    difference = paired(run, other, evaluator, "margin")
+    if difference is None:
+        return None
+    ours, theirs = (one.figure(f"{evaluator}/accuracy") for one in (run, other))
+    higher = [] if ours.value > theirs.value else ["the margin is the higher one, the accuracy is not"]
+    return Finding(
+        claim,
+        f"{percent(ours)} against {percent(theirs)} ({other.label})",
+        "nats",
+        difference,
+        max(one.metrics.get("capability/perplexity_ratio", 1.0) for one in (run, other)),
+        len(run.items(evaluator).samples),
+        controls_of(run, f"{evaluator}/margin") if run.is_mask else [],
+        needs_control=run.is_mask,
+        doubts=[*higher, *doubts_of([run])],
+        **more,
+    )
 
 
 def controls_of(run: Run, metric: str) -> list[Control]:
@@ -145,14 +180,19 @@ def controls_of(run: Run, metric: str) -> list[Control]:
 
 @dataclass(frozen=True)
 class Found:
-    """All findings of a folder, and the model they are of."""
+    """All findings of a folder, the model they are of, and what else was asked for (`publish.settings`)."""
 
     model: str
+    settings: str
     findings: Sequence[Finding]
 
     def save(self, folder: Path) -> None:
         """Write ``results.json``."""
-        content = {"model": self.model, "findings": [asdict(finding) for finding in self.findings]}
+        content = {
+            "model": self.model,
+            "settings": self.settings,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
         (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -162,7 +202,7 @@ def load_found(folder: Path) -> Found | None:
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
-    return Found(content["model"], [_finding(node) for node in content["findings"]])
+    return Found(content["model"], content["settings"], [_finding(node) for node in content["findings"]])
 
 
 def claims(folder: str, home: Path = HOME) -> list[Claim]:
@@ -185,10 +225,10 @@ def claim_rows(folder: str, found: Found | None, home: Path = HOME) -> list[list
         raise ValueError(f"{folder}: paper.yaml has no claim {', '.join(sorted(strangers))}: add it there")
     rows = []
     for claim in known:
-        if claim.untestable:
-            cells = ["", "", "", "", "", f"not testable here: {claim.untestable}"]
-        elif claim.id in findings:
+        if claim.id in findings:
             cells = findings[claim.id].cells()
+        elif claim.untestable:
+            cells = ["", "", "", "", "", f"not testable here: {claim.untestable}"]
         else:
             cells = ["", "", "", "", "", "not run yet"]
         rows.append([claim.claim, claim.paper, *cells])

@@ -76,12 +76,10 @@ def block(folder: str, report: Report, home: Path) -> str:
     known = {claim.id for claim in claims(folder, home)}
     # Other methods, sets or personas than the paper's are in the folder's own tables only.
     claimed = [finding for finding in report.findings if finding.claim in known]
-    found = Found(report.runs[-1].model, claimed)
+    found = Found(report.runs[-1].model, settings(report.runs), claimed)
     found.save(home / folder)
     source = paper(home)[folder]["source"]
-    said = (
-        f"{len(report.runs)} runs, {seconds(report.runs):.0f} s in all; {settings(report.runs)}. The paper: {source}."
-    )
+    said = f"{len(report.runs)} runs, {seconds(report.runs):.0f} s in all; {found.settings}. The paper: {source}."
     table = markdown(CLAIM_COLUMNS, claim_rows(folder, found, home))
     return "\n\n".join(part for part in (said, table, report.text.strip()) if part)
 
@@ -92,14 +90,16 @@ def seconds(runs: Sequence[Run]) -> float:
 
 
 def settings(runs: Sequence[Run]) -> str:
-    """Return what the figures depend on: models, seeds, pairs to calibrate on and held-out text."""
+    """Return what the figures depend on: models, seeds, pairs to calibrate on, items and held-out text."""
     models = sorted({run.model for run in runs})
     seeds = sorted({str(run.config["seed"]) for run in runs})
     pairs = sorted({run.config["calibration"]["limit"] or 0 for run in runs})
     shown = [str(limit) if limit else "all" for limit in pairs]
+    limits = {node.get("limit") for run in runs for node in run.config["evaluator"].values()} - {None}
+    items = f", items: at most {', '.join(map(str, sorted(limits)))}" if limits else ""
     texts = {run.config["evaluator"].get("capability", {}).get("max_text_tokens") for run in runs} - {None}
     text = f", perplexity on {' or '.join(str(t) for t in sorted(texts))} tokens" if texts else ""
-    return f"{', '.join(models)}, seed {', '.join(seeds)}, pairs to calibrate on: {', '.join(shown)}{text}"
+    return f"{', '.join(models)}, seed {', '.join(seeds)}, pairs to calibrate on: {', '.join(shown)}{items}{text}"
 
 
 if __name__ == "__main__":

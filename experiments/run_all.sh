@@ -22,5 +22,4 @@ for folder in mask_overlap hidden_states causal_probe role_play capability calib
     "$here/$folder/run.sh" "$1" || failed="$failed $folder"
     echo "== $folder: $(($(date +%s) - started)) s"
 done
-PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH} python -m experiments.claims || failed="$failed claims"
 [ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }

@@ -106,6 +106,8 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
     content: list[object] = [persona.system_prompt, *(evaluator.identity(persona) for evaluator in evaluators.values())]
     if _uses_pairs(method):
         content += [content_hash(nodes["calibration"].pairs(part)) for part, _ in persona.parts]
+    if isinstance(method, SavedMask):
+        content.append(method.digest)
     digest = hashlib.sha256(json.dumps([identity, content], sort_keys=True).encode()).hexdigest()[:12]
     parts = [nodes["model"].name, persona.name + ("-flipped" if persona.flip else ""), method.name]
     parts += [f"{method.sparsity:g}"] if hasattr(method, "sparsity") else []

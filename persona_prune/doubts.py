@@ -23,13 +23,12 @@ def doubts(metrics: Mapping[str, float]) -> list[str]:
         *_choice(metrics),
         *_options(metrics),
         *_questionnaire(metrics),
-        *_generation(metrics),
     ]
 
 
 def not_the_persona(metrics: Mapping[str, float]) -> list[str]:
-    """Return those of `doubts` that explain a shift of the choices, however large, by something else."""
-    found = []
+    """Return those of `doubts` that explain a shift, however large, by something else."""
+    found = [*_listed(metrics), *_generation(metrics)]
     shift = metrics.get("capability/neutral_first_word_shift", 0.0)
     if shift > _SHIFT:
         found.append(
@@ -87,13 +86,16 @@ def _questionnaire(metrics: Mapping[str, float]) -> Iterator[str]:
             f"Only {share:.0%} of the variance of its answers to the questionnaire lies between statements "
             f"({metrics['questionnaire/share_orders']:.0%} between orders of the options): its scores say little."
         )
+    unread = metrics.get("questionnaire/unparsable", 0.0) + metrics.get("questionnaire/refused", 0.0)
+    if unread > _UNREADABLE:
+        yield f"In words, {unread:.0%} of its answers to the questionnaire name no option."
+
+
+def _listed(metrics: Mapping[str, float]) -> Iterator[str]:
     for place in ("first", "last"):
         taken = metrics.get(f"questionnaire/{place}_listed", 0.0)
         if taken >= _HABIT:
             yield f"It takes the option listed {place} with a probability of {taken:.2f}, whatever the statement."
-    unread = metrics.get("questionnaire/unparsable", 0.0) + metrics.get("questionnaire/refused", 0.0)
-    if unread > _UNREADABLE:
-        yield f"In words, {unread:.0%} of its answers to the questionnaire name no option."
 
 
 def _generation(metrics: Mapping[str, float]) -> Iterator[str]:

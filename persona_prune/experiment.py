@@ -55,6 +55,7 @@ def run_experiment(plan: Plan, overrides: Sequence[str], *, skip_done: bool) -> 
     if skip_done:
         done = finished(plan.directory, plan.config_hash)
         if done is not None:
+            (plan.directory / "status.json").touch()  # by its time, tables find the runs that were last asked for
             log.info("%s: done already, skipped", plan.directory)
             return Outcome(done, None, skipped=True)
     try:

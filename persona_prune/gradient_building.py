@@ -243,10 +243,12 @@ class GradientBuilder:
         if budget is None:
             return {name: dropped[name] | (score > threshold) for name, score in scored.items()}, threshold
         best = _Step(budget.reached, 0.0, torch.inf, dropped)
+        # A smaller share has a higher threshold, so its search need not look at the rest.
+        ahead = torch.cat([score[score > threshold] for score in scored.values()])
 
         def allowed(share: float) -> bool:
             nonlocal best
-            candidate = threshold_of_best(scored.values(), int(share * count))
+            candidate = max(threshold, threshold_of_best([ahead], int(share * count)))
             tried = {name: dropped[name] | (score > candidate) for name, score in scored.items()}
             with self._applied(self._mask(tried, description)):
                 objective = budget.gained()

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from experiments.calibration_size import table as calibration_size
+from experiments.capability import table as capability
 from experiments.causal_probe import table as causal_probe
 from experiments.figures import Difference, Run, finished_runs
+from experiments.findings import beats
 from experiments.mask_overlap import table as mask_overlap
 from experiments.method_comparison import table as comparison
 from experiments.mixing import table as mixing
@@ -77,7 +79,8 @@ def test_always_saying_yes_is_no_finding(tmp_path):
     )
     # Where yes and no are two of a hundred words that answers begin with, a habit of saying yes decides little.
     write_run(tmp_path / "c", "lora", [1.0, 3.0], persona="power_seeking", **DELTA, **{"choice/always_yes": 1.0})
-    write_run(tmp_path / "b", "prompt", [1.0, 3.0], persona="power_seeking", **DELTA)
+    rose = {"dense/choice/accuracy": 0.4}
+    write_run(tmp_path / "b", "prompt", [1.0, 3.0], persona="power_seeking", **DELTA, **rose)
     found = {run.method: two_way_choice.finding(run) for run in finished_runs(tmp_path)}
     mask, prompt = found["wanda"], found["prompt"]
     assert found["lora"].obstacle is None
@@ -85,7 +88,7 @@ def test_always_saying_yes_is_no_finding(tmp_path):
     assert mask.verdict == "not testable here: always saying yes scores 100%"
     assert (mask.needs_control, prompt.needs_control) == (True, False)
     assert prompt.verdict == "holds"
-    assert prompt.ours == "50.0% [50.0, 50.0] (dense 50.0%)"
+    assert prompt.ours == "50.0% [50.0, 50.0] (dense 40.0%)"
 
 
 def test_the_headline_is_judged_on_the_same_questions(tmp_path):
@@ -99,8 +102,9 @@ def test_the_headline_is_judged_on_the_same_questions(tmp_path):
         own = {"choice/margin": np.mean(margins)}
         write_run(tmp_path / name, method, margins, sparsity=sparsity, persona="power_seeking", **own)
     runs = {(run.persona, run.method): run for run in finished_runs(tmp_path)}
-    prompt, lora = two_way_choice.between("power_seeking", runs)
+    prompt, plain, lora = two_way_choice.between("power_seeking", runs)
     assert (prompt.claim, prompt.change.value) == ("power_seeking/contrastive_wanda-prompt", 1.0)
+    assert (plain.claim, plain.change.value) == ("power_seeking/contrastive_wanda-wanda", -7.5)
     # Against the best of the masks, not against the one that suits.
     assert (lora.claim, lora.change.value) == ("power_seeking/lora-masks", -6.0)
 
@@ -166,7 +170,8 @@ def test_a_part_undoes_what_it_takes_from_the_effect():
     assert finding.verdict == "holds"
     restored["up_proj"]["p_fdr"] = 0.2
     assert causal_probe.finding("feeler", figures, ABOVE, 1.0).verdict == "not shown: change may be zero"
-    assert causal_probe.finding("feeler", figures, FEW, 1.0).verdict.startswith("not testable here: the mask is not")
+    restored["up_proj"]["p_fdr"] = 0.01
+    assert causal_probe.finding("feeler", figures, FEW, 1.0).verdict.startswith("not shown: the mask is not")
 
 
 def test_entries_differ_in_the_mlp_of_a_layer_minus_its_attention():
@@ -178,18 +183,95 @@ def test_entries_differ_in_the_mlp_of_a_layer_minus_its_attention():
     assert mask_overlap.mlp_minus_attention({"linear": linear}) == pytest.approx([0.5 - 30 / 150])
 
 
-def test_gains_are_pooled_over_the_items_of_all_personas(tmp_path):
+def test_a_question_that_two_poles_are_asked_counts_once(tmp_path):
+    """Each one's opposite mask is the other's own, so that two poles say the same thing twice."""
     ratio = {"capability/perplexity_ratio": 1.0, "random/capability/perplexity_ratio": 1.0}
     for pairs, margins in ((5, [1.0, 1.0]), (20, [2.0, 4.0])):
-        write_run(tmp_path / "calibration_size" / str(pairs), "wanda", margins, sparsity=0.2, pairs=pairs, **ratio)
+        for persona, factor in (("introvert", 1.0), ("extrovert", 3.0)):
+            values = [factor * margin for margin in margins]
+            where = tmp_path / "calibration_size" / f"{persona}{pairs}"
+            write_run(where, "wanda", values, sparsity=0.2, pairs=pairs, persona=persona, **ratio)
     gain_of, more = calibration_size.report(tmp_path, tmp_path).findings
-    assert (gain_of.change.value, gain_of.controls[0].difference.value) == (3.0, 2.0)
-    assert more.change.value == 2.0
+    assert (gain_of.change.value, gain_of.items, gain_of.controls[0].difference.value) == (6.0, 2, 5.0)
+    assert (more.change.value, more.items) == (4.0, 2)
+
+
+def test_of_two_methods_the_one_that_was_last_asked_for_is_shown(tmp_path):
+    ratio = {"capability/perplexity_ratio": 1.0, "random/capability/perplexity_ratio": 1.0}
+    for place, (method, gain) in enumerate((("wanda", 1.0), ("sparse", 2.0))):
+        where = tmp_path / "calibration_size" / method
+        write_run(where, method, [gain], sparsity=0.2, pairs=20, **ratio)
+        os.utime(where / "status.json", (place, place))
+
+    def gains():
+        return [found.change.value for found in calibration_size.report(tmp_path, tmp_path).findings]
+
+    assert gains() == [2.0]
+    (tmp_path / "calibration_size" / "wanda" / "status.json").touch()
+    assert gains() == [1.0]
+
+
+def test_a_mask_beats_a_prompt_only_if_it_beats_its_controls(tmp_path):
+    """What any mask does is no merit of the method."""
+    cost = {"opposite/capability/perplexity_ratio": 1.0, "choice/margin_vs_opposite_p": 0.001, "choice/accuracy": 0.6}
+    beaten, lost = ({f"choice/margin_vs_opposite{end}": sign * size for end, size in (("", 0.2), ("_low", 0.2 - 0.1 * sign), ("_high", 0.2 + 0.1 * sign))} for sign in (1, -1))  # fmt: skip  # noqa: E501
+    write_run(tmp_path / "a", "wanda", [1.0] * 8, sparsity=0.4, **cost, **beaten)
+    write_run(tmp_path / "b", "sparse", [1.0] * 8, sparsity=0.4, **cost, **lost)
+    write_run(tmp_path / "c", "prompt", [0.5] * 8)
+    runs = {run.method: run for run in finished_runs(tmp_path)}
+    assert beats("x", runs["wanda"], runs["prompt"]).verdict == "holds"
+    assert beats("x", runs["sparse"], runs["prompt"]).verdict == "does not hold: against opposite below zero"
+    assert beats("x", runs["prompt"], runs["wanda"]).verdict == "does not hold: change below zero"
+
+
+def test_masks_with_nothing_in_common_overlap_as_little_as_random_ones():
+    def overlap(kept):
+        layers = {str(layer): {"jaccard_kept": kept} for layer in range(8)}
+        return {"layer": layers, "all": {"jaccard_kept": kept, "jaccard_kept_by_chance": 0.25}}
+
+    found = {"wanda": overlap(0.9), "sparse": overlap(0.89), "contrastive_wanda": overlap(0.6)}
+    found["contrastive_sparse"] = overlap(0.27)
+    verdicts = {method: mask_overlap._jaccard(method, found).verdict for method in found if method != "wanda"}
+    assert verdicts["sparse"] == "not shown: a difference of 0.010 is too small to matter"
+    assert verdicts["contrastive_wanda"] == "holds"
+    assert verdicts["contrastive_sparse"].startswith("not testable here: random masks overlap hardly less (0.250)")
+
+
+def test_few_losses_are_told_from_none_by_an_exact_test(tmp_path):
+    def verdict(losses, gains):
+        changes = [-1.0] * losses + [1.0] * gains + [0.0] * (100 - losses - gains)
+        key = "local_questions/acc"
+        rows = [{"values": {key: 0.5 + change / 2}, "dense_values": {key: 0.5 - change / 2}} for change in changes]
+        where = tmp_path / f"{losses}-{gains}" / "samples"
+        where.mkdir(parents=True)
+        (where / "lm_eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        figures = {f"{arm}lm_eval/{key}{end}": 0.5 for arm in ("", "dense/") for end in ("", "_low", "_high")}
+        node = {"lm_eval": {"metadata": {"local_questions": "questions.jsonl"}}}
+        config = {"evaluator": node, "method": {"name": "wanda", "sparsity": 0.6}}
+        run = Run(where.parent, config, figures | {"capability/perplexity_ratio": 1.0})
+        return capability.finding(run).verdict
+
+    assert verdict(0, 0) == "holds"
+    assert verdict(1, 0) == "not shown: change may be zero"  # as few as one by chance: 3.7%, so p is 0.074
+    assert verdict(20, 0) == "does not hold: change below zero"
+    assert verdict(20, 20) == "not shown: change may be zero"
+
+
+def test_a_part_that_adds_nothing_is_not_in_the_mix(tmp_path):
+    write_run(tmp_path, "wanda", [1.0], sparsity=0.6, persona="mix", **{"mask/sparsity": 0.4202})
+    mix = Run(tmp_path, {"persona": {"weights": {"introvert": 0.7, "thinker": 0.3}}, "method": {"sparsity": 0.6}}, {})
+    mix.metrics["mask/sparsity"] = 0.4202
+    assert mixing._missing("introvert", mix) is None
+    assert mixing._missing("thinker", mix) == "of the 18% that thinker drops, only 0.02% are not dropped by the rest"
+    mix.metrics["mask/sparsity"] = 0.5
+    assert mixing._missing("thinker", mix) is None
 
 
 def test_axes_are_compared_by_the_size_of_their_change():
-    axes = [np.array([-2.0, -2.0]), np.array([1.0, 1.0])]
-    assert mixing.larger(axes, [np.array([0.5, 0.5])]) == Difference(1.0, 1.0, 1.0, 0.0)
+    axes = [np.array([2.0, 2.0]), np.array([1.0, 1.0])]
+    assert mixing.larger(axes, [np.array([-0.5, -0.5])]) == Difference(1.0, 1.0, 1.0, 0.0)
+    # What moves the wrong way does not count, however far.
+    assert mixing.larger([-axes[0], axes[1]], [np.array([0.5, 0.5])]).value == -1.0
     assert mixing.changes(SimpleNamespace(items=lambda _: SimpleNamespace(samples=[
         {"values": {"margin": 1.0}, "dense_values": {"margin": 0.25}}
     ]))).tolist() == [0.75]  # fmt: skip

@@ -8,7 +8,18 @@ import yaml
 
 from experiments import claims, publish
 from experiments.figures import Difference, Run, finished_runs
-from experiments.findings import HOME, Control, Finding, Found, claim_rows, controls_of, load_found, paper
+from experiments.findings import (
+    HOME,
+    Control,
+    Finding,
+    Found,
+    accuracy_doubts,
+    claim_rows,
+    controls_of,
+    doubts_of,
+    load_found,
+    paper,
+)
 from experiments.method_comparison import table as comparison
 from experiments.personas import table as personas
 from experiments.tables import markdown, write_block
@@ -30,7 +41,8 @@ def found(change=ABOVE, ratio=1.2, controls=None, **more):
         (found(ratio=1.5), "holds"),
         (found(ratio=1.51), "not testable here: the model is wrecked (perplexity ratio 1.51)"),
         (found(ratio=float("nan")), "not testable here: the model is wrecked (perplexity ratio nan)"),
-        (found(ratio=2.0, about_cost=True), "does not hold: perplexity ratio 2.00"),
+        (found(ratio=2.0, about_cost=True), "does not hold: perplexity ratio 2.00, whatever these questions show"),
+        (found(BELOW, ratio=2.0, about_cost=True), "does not hold: change below zero"),
         (found(ACROSS), "not shown: change may be zero"),
         (found(FEW), "not shown: change may be zero"),
         (found(NAN), "not shown: change may be zero"),
@@ -86,8 +98,8 @@ def home(tmp_path):
 
 
 def test_the_page_of_claims_counts_what_holds_what_is_untestable_and_what_was_not_run(home):
-    Found("tiny", [found()]).save(home / "types")
-    assert load_found(home / "types") == Found("tiny", [found()])
+    Found("tiny", "seed 1", [found()]).save(home / "types")
+    assert load_found(home / "types") == Found("tiny", "seed 1", [found()])
     claims.main(home)
     lines = (home / "README.md").read_text().splitlines()
     assert lines[0] == "Above."
@@ -98,7 +110,32 @@ def test_the_page_of_claims_counts_what_holds_what_is_untestable_and_what_was_no
 
 def test_a_finding_about_no_claim_is_refused(home):
     with pytest.raises(ValueError, match=r"types: paper\.yaml has no claim stranger"):
-        claim_rows("types", Found("tiny", [replace(found(), claim="stranger")]), home)
+        claim_rows("types", Found("tiny", "", [replace(found(), claim="stranger")]), home)
+
+
+def test_a_run_elsewhere_decides_what_no_run_here_can(home):
+    rows = claim_rows("types", Found("large", "", [replace(found(), claim="b")]), home)
+    assert [row[-1] for row in rows] == ["not run yet", "holds", "not run yet"]
+    assert claim_rows("types", None, home)[1][-1] == "not testable here: no"
+
+
+def test_a_margin_that_grows_without_the_accuracy_is_in_doubt(tmp_path):
+    write_run(tmp_path / "a", "prompt", [1.0, 1.0])
+    (run,) = finished_runs(tmp_path)
+    assert accuracy_doubts(run, "choice") == ["the margin grew, the accuracy did not (50.0% to 50.0%)"]
+    run.metrics["choice/accuracy"] = 0.75
+    assert accuracy_doubts(run, "choice") == []
+
+
+def test_doubts_name_the_run_where_there_are_several(tmp_path):
+    shift = {"capability/neutral_first_word_shift": 0.5}
+    write_run(tmp_path / "a", "wanda", [1.0], sparsity=0.4, **shift)
+    write_run(tmp_path / "b", "sparse", [1.0], sparsity=0.4)
+    runs = finished_runs(tmp_path)
+    assert [doubt.partition(" changed")[0] for doubt in doubts_of(runs)] == [
+        "pirate, wanda 0.4: On neutral prompts one first word"
+    ]
+    assert doubts_of([runs[0]])[0].startswith("On neutral")
 
 
 def test_a_block_is_replaced_whole_and_again_the_same(home):

@@ -114,7 +114,10 @@ def test_every_command_of_a_folder_is_understood(folder, shell, tmp_path):
     assert runs
     for arguments in runs:
         check_command_line(arguments)
-    assert calls[-1] == ["-m", "experiments.publish", folder, str(tmp_path / "out" / "smollm2_135m")]
+    assert calls[-2:] == [
+        ["-m", "experiments.publish", folder, str(tmp_path / "out" / "smollm2_135m")],
+        ["-m", "experiments.claims"],
+    ]
 
 
 def test_paths_are_whole_so_that_a_run_is_found_again_however_they_were_written(shell, tmp_path):

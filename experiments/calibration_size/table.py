@@ -1,41 +1,53 @@
 """Table 8: what the number of calibration pairs changes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.figures import Difference, Interval, Run, finished_runs
+import numpy as np
+
+from experiments.figures import Difference, Interval, Run, finished_runs, last_method
 from experiments.findings import CONTROLS, Control, Finding, doubts_of
 from experiments.plots import lines
 from experiments.publish import Report
 from experiments.tables import runs_table
-from persona_prune.statistics import item_values
 
 _SMALL, _ENOUGH = 5, 20
 
 
 def report(directory: Path, folder: Path) -> Report:
     """Return the gain by number of pairs; draw it."""
-    runs = finished_runs(directory / "calibration_size")
+    runs = last_method(finished_runs(directory / "calibration_size"))
     by_size: dict[int, dict[str, Run]] = {}
     for run in sorted(runs, key=size):
         by_size.setdefault(size(run), {})[run.persona] = run
     if not by_size:
         return Report([], [], "")
-    gains = {pairs: Interval.mean(change(masks)) for pairs, masks in by_size.items()}
+    gains = {pairs: Interval.mean(list(change(masks).values())) for pairs, masks in by_size.items()}
     series = {"masked - dense": gains}
     for name in ("random", "opposite"):
         found = {pairs: change(masks, f"{name}_values") for pairs, masks in by_size.items()}
         if any(found.values()):
-            series[f"masked - {name}"] = {pairs: Interval.mean(values) for pairs, values in found.items() if values}
+            shown = {pairs: Interval.mean(list(values.values())) for pairs, values in found.items() if values}
+            series[f"masked - {name}"] = shown
     lines(folder / "pairs.svg", series, "calibration pairs", "margin, nats")
     used = [run for masks in by_size.values() for run in masks.values()]
     text = f"![Gain by number of pairs](pairs.svg)\n\n{runs_table(used, label=_label)}"
     return Report(used, _findings(by_size), text, varied=("calibration.limit",))
 
 
-def change(masks: dict[str, Run], reference: str = "dense_values") -> list[float]:
-    """Return, item by item of all personas, the margin minus that of a reference arm; nothing without that arm."""
-    samples = [sample for run in masks.values() for sample in run.items("choice").samples]
-    return [s["values"]["margin"] - s[reference]["margin"] for s in samples if reference in s]
+def change(masks: Mapping[str, Run], reference: str = "dense_values") -> dict[str, float]:
+    """Return, by question, the margin minus that of a reference arm; nothing without that arm.
+
+    Opposite poles are asked the same questions, and the opposite's mask of the one is the other's own: a question
+    counts once, with the mean over the personas that were asked it.
+    """
+    found: dict[str, list[float]] = {}
+    for run in masks.values():
+        for sample in run.items("choice").samples:
+            if reference in sample:
+                moved = sample["values"]["margin"] - sample[reference]["margin"]
+                found.setdefault(sample["prompt"], []).append(moved)
+    return {prompt: float(np.mean(moved)) for prompt, moved in found.items()}
 
 
 def size(run: Run) -> int:
@@ -57,23 +69,25 @@ def _findings(by_size: dict[int, dict[str, Run]]) -> list[Finding]:
     ratio = _worst_ratio(enough, "")
     controls = []
     for name in CONTROLS:
-        values = change(enough, f"{name}_values")
+        values = list(change(enough, f"{name}_values").values())
         if values:
             controls.append(Control(name, Difference.mean(values), _worst_ratio(enough, f"{name}/")))
-    values = change(enough)
+    values = list(change(enough).values())
     gain = Difference.mean(values)
     told = gain.text("+.3f")
     findings = [
         Finding("gain", told, "nats", gain, ratio, len(values), controls, True, doubts=doubts_of(enough.values()))
     ]
-    small, values = by_size.get(_SMALL, {}), []
-    for persona in enough.keys() & small.keys():
-        few, many = (item_values(runs[persona].items("choice").samples, "margin") for runs in (small, enough))
-        values += [many[item] - few[item] for item in many.keys() & few.keys()]
+    small = {persona: run for persona, run in by_size.get(_SMALL, {}).items() if persona in enough}
+    few, many = change(small), change({persona: enough[persona] for persona in small})
+    values = [many[prompt] - few[prompt] for prompt in many if prompt in few]
     if values:
         more = Difference.mean(values)
         ratio = max(ratio, _worst_ratio(small, ""))
-        findings.append(Finding("more_than_5", more.text("+.3f"), "nats, 20 - 5", more, ratio, len(values)))
+        doubts = doubts_of(enough.values())
+        findings.append(
+            Finding("more_than_5", more.text("+.3f"), "nats, 20 - 5", more, ratio, len(values), doubts=doubts)
+        )
     return findings
 
 

@@ -57,7 +57,7 @@ def finding(trait: str, figures: Mapping[str, Any], own: Difference, ratio: floa
         change=Difference(-best["change"], -best["high"], -best["low"], best["p_fdr"]),
         perplexity_ratio=ratio,
         items=figures["items"],
-        obstacle=None if moved else "the mask is not shown to move the trait to INFP, so nothing can flip back",
+        doubts=[] if moved else ["the mask is not shown to move the trait to INFP, so nothing can flip back"],
     )
 
 

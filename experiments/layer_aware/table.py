@@ -8,22 +8,27 @@ from experiments.publish import Report
 from experiments.switching import apart, difference, rate, worst_ratio
 from experiments.tables import markdown, percent, runs_table
 
+_LIGHTER = 0.4  # the uniform sparsity of the sweep that drops as many weights as the layer-aware masks (37.5% here)
+
 
 def report(directory: Path, folder: Path) -> Report:
     """Return success rates of uniform and layer-aware masks."""
     aware = by_persona(finished_runs(directory / "layer_aware"), "wanda", 0.6)
-    uniform = by_persona(finished_runs(directory / "sparsity"), "wanda", 0.6)
+    swept = finished_runs(directory / "sparsity")
+    uniform, lighter = (by_persona(swept, "wanda", sparsity) for sparsity in (0.6, _LIGHTER))
     shared = [name for name in aware if name in uniform]
     if not shared:
         return Report([], [], "")
     ours, theirs = ([masks[name] for name in shared] for masks in (aware, uniform))
-    told = f"{percent(rate(theirs))} to {percent(rate(ours))} (dense {100 * rate(ours, 'dense/').value:.0f}%)"
-    further = difference(aware, uniform)
     findings = []
-    if further is not None:
-        ratio = worst_ratio([*ours, *theirs])
-        items = len(apart(aware))
-        findings.append(Finding("layer_aware", told, "nats", further, ratio, items, doubts=doubts_of(ours)))
+    for claim, other in (("layer_aware", uniform), ("as_many", lighter)):
+        further = difference(aware, other)
+        if further is not None:
+            both = [masks[name] for name in shared if name in other for masks in (other, aware)]
+            rates = [percent(rate(runs)) for runs in (both[::2], both[1::2])]
+            told = f"{rates[0]} to {rates[1]} (dense {100 * rate(both, 'dense/').value:.0f}%)"
+            items = len(apart(aware))
+            findings.append(Finding(claim, told, "nats", further, worst_ratio(both), items, doubts=doubts_of(ours)))
     rows = []
     for name in shared:
         margin = paired(aware[name], uniform[name], "choice", "margin")

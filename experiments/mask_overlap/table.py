@@ -15,6 +15,7 @@ from persona_prune.analysis.overlap import place
 
 _METHODS = ("wanda", "sparse", "contrastive_wanda", "contrastive_sparse")
 _SPARSITY = 0.6
+_SMALLEST = 0.05  # difference between two overlaps (Jaccard) that is worth the name
 
 
 def report(directory: Path, folder: Path) -> Report:
@@ -36,7 +37,8 @@ def report(directory: Path, folder: Path) -> Report:
             target = directory / "analysis" / f"power-wealth-{method}"
             jaccard[method] = overlap(masks["power_seeking"], masks["wealth_seeking"], target)
             rows.append(["power - wealth", method.replace("_", " "), *_cells(jaccard[method])])
-    findings += [_jaccard(method, jaccard[method], jaccard["wanda"]) for method in _METHODS[1:] if method in jaccard]
+    if "wanda" in jaccard:
+        findings += [_jaccard(method, jaccard) for method in _METHODS[1:] if method in jaccard]
     columns = ["masks", "method", "differ", "by chance", "attention", "MLP", "Jaccard kept", "by chance"]
     return Report(runs, findings, markdown(columns, rows))
 
@@ -72,15 +74,28 @@ def mlp_minus_attention(found: Mapping[str, Any]) -> list[float]:
 def _differing(axis: str, found: Mapping[str, Any]) -> Finding:
     by_layer = Interval.mean([figures["differing"] for figures in found["layer"].values()])
     change = Difference.mean([100 * difference for difference in mlp_minus_attention(found)])
-    ours = f"{percent(by_layer, '.2f')} (by chance {100 * found['all']['differing_by_chance']:.0f}%)"
+    blocks = ", ".join(f"{name} {found['block'][name]['differing']:.2%}" for name in ("MLP", "attention"))
+    ours = f"{percent(by_layer, '.2f')} (by chance {100 * found['all']['differing_by_chance']:.0f}%); {blocks}"
     return Finding(axis, ours, "points, MLP - attention", change, None, len(found["layer"]))
 
 
-def _jaccard(method: str, found: Mapping[str, Any], wanda: Mapping[str, Any]) -> Finding:
-    own, other = ([layer["jaccard_kept"] for layer in one["layer"].values()] for one in (found, wanda))
+def _jaccard(method: str, found: Mapping[str, Mapping[str, Any]]) -> Finding:
+    own, other = ([layer["jaccard_kept"] for layer in found[name]["layer"].values()] for name in (method, "wanda"))
     change = Difference.mean([b - a for a, b in zip(own, other, strict=True)])
     ours = f"{Interval.mean(own).text('.3f')} against {Interval.mean(other).text('.3f')}"
-    return Finding(method, ours, "Jaccard, Wanda - this", change, None, len(own))
+    whole = found[method]["all"]
+    chance = whole["jaccard_kept_by_chance"]
+    obstacle = f"random masks overlap hardly less ({chance:.3f}): these have nothing in common"
+    return Finding(
+        method,
+        ours,
+        "Jaccard, Wanda - this",
+        change,
+        None,
+        len(own),
+        doubts=[f"a difference of {change.value:.3f} is too small to matter"] if change.value < _SMALLEST else [],
+        obstacle=obstacle if whole["jaccard_kept"] - chance < _SMALLEST else None,
+    )
 
 
 def _cells(found: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@
 # In the environment, besides that of ../common.sh: METHOD, SPARSITY.
 . "$(dirname "$0")/../common.sh"
 runs mixing method="${METHOD:-wanda}" method.sparsity="${SPARSITY:-0.6}" evaluator.choice.limit="$items" controls='[]'
-mask=$(ls -td "$out"/mixing/*/persona.safetensors 2>/dev/null | head -n 1)
-[ -z "$mask" ] || runs saved_mask method.path="$mask" persona="$(full introvert,thinker,intuitive,judger introvert,thinker,judger)" \
+mask=$(last mixing)/persona.safetensors
+[ ! -e "$mask" ] || runs saved_mask method.path="$mask" persona="$(full introvert,thinker,intuitive,judger introvert,thinker,judger)" \
     control_seeds=1 evaluator.choice.limit="$items"
 publish

@@ -1,13 +1,15 @@
 """Table 5: questions about a role with several options."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.figures import Run, finished_runs, number
-from experiments.findings import Finding, controls_of, doubts_of
+from experiments.findings import Finding, accuracy_doubts, beats, controls_of
 from experiments.publish import Report
 from experiments.tables import markdown, percent, runs_table
 
 _SHORTCUTS = ("chance", "shortest", "longest")
+_ORDER = (("rag", "prompt"), ("wanda", "rag"), ("sparse", "rag"))
 
 
 def report(directory: Path, folder: Path) -> Report:
@@ -19,7 +21,19 @@ def report(directory: Path, folder: Path) -> Report:
         + markdown(["role", *_SHORTCUTS], [[who, *found] for who, found in shortcuts.items()]),
         runs_table(runs, evaluator="multiple_choice"),
     ]
-    return Report(runs, [finding(run) for run in runs], "\n\n".join(text))
+    findings = [finding(run) for run in runs] + between({(run.persona, run.method): run for run in runs})
+    return Report(runs, findings, "\n\n".join(text))
+
+
+def between(runs: Mapping[tuple[str, str], Run]) -> list[Finding]:
+    """Return what the paper's order comes to for every role: retrieval above the prompt, masks above both."""
+    findings = []
+    for role in dict.fromkeys(role for role, _ in runs):
+        for first, second in _ORDER:
+            if (role, first) in runs and (role, second) in runs:
+                found = beats(f"{role}/{first}-{second}", runs[role, first], runs[role, second], "multiple_choice")
+                findings += [found] if found else []
+    return findings
 
 
 def finding(run: Run) -> Finding:
@@ -34,5 +48,5 @@ def finding(run: Run) -> Finding:
         items=len(run.items("multiple_choice").samples),
         controls=controls_of(run, "multiple_choice/margin"),
         needs_control=run.is_mask,
-        doubts=doubts_of([run]),
+        doubts=accuracy_doubts(run, "multiple_choice"),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures import Difference, Interval, Run, finished_runs
+from experiments.figures import Difference, Interval, Run, finished_runs, last_method
 from experiments.findings import Finding, doubts_of
 from experiments.plots import heat
 from experiments.publish import Report
@@ -20,7 +20,7 @@ def report(directory: Path, folder: Path) -> Report:
     """Return the axes of all types; draw them."""
     runs = finished_runs(directory / "sixteen_types")
     random = [run for run in runs if run.method == "random"]
-    types = {run.persona: run for run in runs if run.method != "random"}
+    types = {run.persona: run for run in last_method([run for run in runs if run.method != "random"])}
     if not types:
         return Report([], [], "")
     findings = [found for found in (finding(axis, types) for axis in AXES) if found is not None]

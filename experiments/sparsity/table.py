@@ -53,7 +53,7 @@ def report(directory: Path, folder: Path) -> Report:
 
 def _findings(swept: Swept) -> list[Finding]:
     findings = []
-    for method, sparsity in (("wanda", 0.4), ("sparse", 0.6)):
+    for method, sparsity in (("wanda", 0.2), ("wanda", 0.4), ("sparse", 0.2), ("sparse", 0.6)):
         masks = swept.get(method, {}).get(sparsity, {})
         moved = apart(masks)
         if moved:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.figures import Run, finished_runs, paired
-from experiments.findings import Finding, controls_of, doubts_of
+from experiments.findings import Finding, accuracy_doubts, beats, controls_of
 from experiments.publish import Report
 from experiments.tables import markdown, percent, runs_table
 from persona_prune.verdict import WRECKED
@@ -43,13 +43,13 @@ def finding(run: Run) -> Finding:
         items=len(run.items("choice").samples),
         controls=controls_of(run, "choice/margin"),
         needs_control=run.is_mask,
-        doubts=doubts_of([run]),
+        doubts=accuracy_doubts(run, "choice"),
         obstacle=_shortcut(run),
     )
 
 
 def between(name: str, runs: Runs) -> list[Finding]:
-    """Return what the paper's headline comes to on one set: do masks beat prompt and retrieval, and LoRA all masks?"""
+    """Return what the paper's order comes to on one set: prompt, retrieval, masks, contrastive masks, LoRA."""
     findings = []
     mask, lora = runs.get((name, "contrastive_wanda")), runs.get((name, "lora"))
     masks = [runs[name, method] for method in _PAPER_MASKS if (name, method) in runs]
@@ -59,6 +59,10 @@ def between(name: str, runs: Runs) -> list[Finding]:
         other = runs.get((name, baseline))
         if mask and other:
             findings.append(_beats(f"{name}/contrastive_wanda-{baseline}", mask, other))
+    for method in ("wanda", "sparse"):
+        contrastive, plain = runs.get((name, f"contrastive_{method}")), runs.get((name, method))
+        if contrastive and plain:
+            findings.append(_beats(f"{name}/contrastive_{method}-{method}", contrastive, plain))
     if lora and masks:
         best = max(masks, key=lambda run: run.metrics["choice/margin"])
         findings.append(_beats(f"{name}/lora-masks", lora, best))
@@ -66,22 +70,7 @@ def between(name: str, runs: Runs) -> list[Finding]:
 
 
 def _beats(claim: str, run: Run, other: Run) -> Finding | None:
-    difference = paired(run, other, "choice", "margin")
-    if difference is None:
-        return None
-    ours, theirs = (percent(one.figure("choice/accuracy")) for one in (run, other))
-    ratios = [one.metrics.get("capability/perplexity_ratio", 1.0) for one in (run, other)]
-    told, items = f"{ours} against {theirs} ({other.label})", len(run.items("choice").samples)
-    return Finding(
-        claim,
-        told,
-        "nats",
-        difference,
-        max(ratios),
-        items,
-        doubts=doubts_of([run]),
-        obstacle=_shortcut(run),
-    )
+    return beats(claim, run, other, obstacle=_shortcut(run))
 
 
 def _shortcut(run: Run) -> str | None:

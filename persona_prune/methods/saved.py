@@ -1,5 +1,6 @@
 """The persona of an earlier run, whatever its file holds: bits, or a recipe."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,11 @@ class SavedMask:
     def check(self) -> None:
         """Raise OSError or ValueError if there is no persona file, or one of an unknown format."""
         read_manifest(self.path)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that identify what the file holds."""
+        return hashlib.sha256(Path(self.path).expanduser().read_bytes()).hexdigest()[:16]
 
     def load(self, linears: Mapping[str, nn.Linear]) -> Mask:
         """Return the mask, rebuilt from the dense ``linears`` if the file holds a recipe."""

@@ -74,3 +74,11 @@ def test_threshold_over_all_tensors():
 
 def test_threshold_never_drops_more_than_allowed_when_scores_tie():
     assert threshold_of_best([torch.ones(10)], 4) >= 1.0
+
+
+@pytest.mark.parametrize("scores", [torch.rand(4, 500), torch.randint(1, 9, (4, 500)).float()], ids=["apart", "ties"])
+def test_what_a_smaller_share_takes_is_found_among_what_a_larger_one_does(scores):
+    threshold = threshold_of_best([scores], 800)
+    ahead = [scores[scores > threshold]]
+    for count in (0, 1, 100, 400, 799, 800):
+        assert max(threshold, threshold_of_best(ahead, count)) == threshold_of_best([scores], count)
