@@ -140,7 +140,22 @@ def _key_problems(
                 problems.append(f"{key}: unknown key; {neighbours(part, known)}")
                 break
             node = None if OmegaConf.is_missing(node, part) else node[part]
-    return problems
+    return problems + _weight_problems(cfg, overrides)
+
+
+def _weight_problems(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
+    """Refuse weights of a mix that Hydra would merge with those of a preset: the mix would have parts nobody named."""
+    preset = OmegaConf.select(cfg, "persona.weights", throw_on_missing=False) or {}
+    gone = {override.key_or_group for override in overrides if override.type == OverrideType.DEL}
+    given = [
+        value for override in overrides if override.key_or_group == "persona.weights" for value in _values(override)
+    ]
+    left = {str(name) for value in given if isinstance(value, dict) for name in preset if name not in value}
+    keys = sorted(key for name in left if (key := f"persona.weights.{name}") not in gone)
+    if not keys:
+        return []
+    taken = " ".join(f"'~{key}'" for key in keys)
+    return [f"persona.weights: what is given is added to the preset's; take its other parts out with {taken}"]
 
 
 def _check_plugins(machinery: DictConfig) -> None:

@@ -15,11 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from persona_prune import signatures
 from persona_prune.baselines.base import Baseline
 from persona_prune.baselines.prompt import no_system_prompt
 from persona_prune.data import Calibration, EmbeddedCalibration, without_leaks
 from persona_prune.devices import pick_device
+from persona_prune.evaluators import base
 from persona_prune.evaluators.base import Evaluator
+from persona_prune.methods import contrastive_taylor
 from persona_prune.methods.base import NoMask
 from persona_prune.methods.saved import SavedMask
 from persona_prune.methods.selection import Selection
@@ -104,6 +107,7 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
     del config["sweep"]  # how jobs are run, not what they are
     identity = {key: value for key, value in config.items() if key not in ("tracker", "output_dir")}
     content: list[object] = [persona.system_prompt, *(evaluator.identity(persona) for evaluator in evaluators.values())]
+    content += [base.VERSION, contrastive_taylor.VERSION, signatures.VERSION]
     if _uses_pairs(method):
         content += [content_hash(nodes["calibration"].pairs(part)) for part, _ in persona.parts]
     if isinstance(method, SavedMask):
@@ -283,11 +287,11 @@ def evaluated_prompts(persona: Persona | Mix, evaluators: Mapping[str, Evaluator
 
 def _check_writable(directory: Path) -> None:
     existing = directory.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ConfigError([f"output_dir={directory}: {existing} is a file, not a directory"])
     try:
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir():
+            raise ConfigError([f"output_dir={directory}: {existing} is a file, not a directory"])
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

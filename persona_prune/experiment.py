@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from persona_prune.apply import masked
+from persona_prune.apply import Masking, masked
 from persona_prune.baselines.prompt import SystemPrompt
 from persona_prune.config import Plan
 from persona_prune.doubts import doubts
-from persona_prune.evaluators.base import EvalResult, Progress
+from persona_prune.evaluators.base import VERSION, EvalResult, Progress
 from persona_prune.mask_building import Builder, Built
 from persona_prune.models import LoadedModel, cache_root
 from persona_prune.run_directory import (
@@ -34,8 +34,6 @@ from persona_prune.tracking import RunInfo
 log = logging.getLogger(__name__)
 
 Results = dict[str, EvalResult]
-
-_EVALUATION_VERSION = 4  # raise it whenever an evaluator would give other figures, so that cached ones are not reused
 
 
 @dataclass(frozen=True)
@@ -134,12 +132,13 @@ def _measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builde
                     prompted = _evaluate(plan, spoken_to, run, "with prompt", dense)
     controls: dict[str, Results] = {}
     measurable = any(evaluator.measures_alignment for evaluator in plan.evaluators.values())
+    gamma = built.intervention.gamma if isinstance(built.intervention, Masking) else 0.0
     for name, masks in builder.controls(built) if measurable else ():
         with run.stage("controls"):
             found = []
             for number, mask in enumerate(masks, start=1):
                 label = f"{name} {number} of {len(masks)}" if len(masks) > 1 else name
-                with masked(loaded.model, mask, model_fingerprint=loaded.fingerprint, gamma=builder.gamma):
+                with masked(loaded.model, mask, model_fingerprint=loaded.fingerprint, gamma=gamma):
                     found.append(_evaluate(plan, loaded, run, label, dense, alignment_only=number > 1))
         # What they cost in capability is measured on the first of several seeds.
         controls[name] = {
@@ -153,7 +152,7 @@ def _dense(plan: Plan, loaded: LoadedModel, run: RunDirectory, name: str) -> Eva
     """Return an evaluator's result for the dense model, from the cache if it was measured before."""
     evaluator = plan.evaluators[name]
     model = [loaded.fingerprint, loaded.arithmetic, loaded.tokenizer.chat_template]
-    identity = json.dumps([_EVALUATION_VERSION, name, model, evaluator.identity(plan.persona)])
+    identity = json.dumps([VERSION, name, model, evaluator.identity(plan.persona)])
     path = cache_root() / "dense" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.json"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))

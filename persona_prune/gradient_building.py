@@ -21,6 +21,7 @@ from persona_prune.likelihood import Row, pair_rows
 from persona_prune.masks import Mask, load_mask, pack_bits
 from persona_prune.methods.contrastive_taylor import (
     BUDGET_PAIRS,
+    VERSION,
     ContrastiveTaylor,
     benefit_per_damage,
     drop_best,
@@ -30,12 +31,11 @@ from persona_prune.methods.recipe import FORMAT, Recipe, Round, as_stored, damag
 from persona_prune.methods.saved import read_manifest
 from persona_prune.models import LoadedModel, cache_root, maskable_linears
 from persona_prune.neutral import Guard, Neutral
-from persona_prune.personas import Pair, content_hash
+from persona_prune.personas import Pair, content_hash, normalise
 from persona_prune.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
-_VERSION = 7  # of what follows: raise it whenever a mask would come out differently, so that cached ones are not reused
 _OBJECTIVES = {"logistic": gradients.logistic_margin, "linear": gradients.margin}
 
 
@@ -66,6 +66,22 @@ class _Step:
     share: float
     threshold: float
     dropped: dict[str, Tensor]
+
+
+def divided(pairs: Sequence[Pair], held_out: int, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Return the pairs in an order that depends on them and ``seed`` only, and apart from them those to hold out.
+
+    Questions are shuffled whole, and whole questions are held out: one with several wrong options is several pairs.
+    """
+    by_prompt: dict[str, list[Pair]] = {}
+    for pair in sorted(pairs, key=lambda pair: (pair.prompt, pair.matching, pair.not_matching)):
+        by_prompt.setdefault(pair.prompt, []).append(pair)
+    questions = list(by_prompt.values())
+    random.Random(seed).shuffle(questions)
+    ordered = [pair for question in questions for pair in question]
+    held = ordered[len(ordered) - held_out :]
+    asked = {normalise(pair.prompt) for pair in held}
+    return [pair for pair in ordered if normalise(pair.prompt) not in asked], held
 
 
 class GradientBuilder:
@@ -124,7 +140,7 @@ class GradientBuilder:
         tokenizer = self._loaded.tokenizer
         model = [self._loaded.fingerprint, self._loaded.arithmetic, tokenizer.chat_template]
         shape = [self._batch_size, self._max_tokens]
-        version = [_VERSION, FORMAT] if self._method.rank else _VERSION
+        version = [VERSION, FORMAT] if self._method.rank else VERSION
         key = json.dumps([version, model, self._neutral.digest, content_hash(pairs), settings, shape])
         return cache_root() / "masks" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
@@ -139,11 +155,9 @@ class GradientBuilder:
 
     def _build(self, pairs: Sequence[Pair], label: str, description: Mapping[str, object]) -> GradientMask:
         method = self._method
-        ordered = sorted(pairs, key=lambda pair: (pair.prompt, pair.matching, pair.not_matching))
-        random.Random(method.seed).shuffle(ordered)
-        rows = pair_rows(self._loaded.tokenizer, ordered, self._max_tokens)
-        budget = self._budget(rows[-BUDGET_PAIRS:])
-        rows = rows[: len(rows) - method.held_out(len(rows))]
+        seen, measured = divided(pairs, method.held_out(len(pairs)), method.seed)
+        rows, held = (pair_rows(self._loaded.tokenizer, part, self._max_tokens) for part in (seen, measured))
+        budget = self._budget(held or rows[-BUDGET_PAIRS:])
         dropped = {name: torch.zeros(m.weight.shape, dtype=torch.bool) for name, m in self._linears.items()}
         rounds: list[Round] = []
         mask = self._mask(dropped, description)

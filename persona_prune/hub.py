@@ -72,6 +72,13 @@ class HubSet:
     def check(self, persona: Persona) -> None:
         """Raise ValueError or OSError if the set cannot be had or read; fetches its files if they are not cached."""
         self.pairs(persona)
+        if shows_opposite(self.name, persona):
+            log.warning(
+                "calibration: the matching answers of %s show the opposite of %s, so they are turned round; "
+                "evaluator.choice takes a pair file as it is (persona.flip=true turns both)",
+                self.name,
+                persona.name,
+            )
 
     def pairs(self, persona: Persona) -> tuple[Pair, ...]:
         """Return the first ``limit`` pairs, oriented towards ``persona``."""

@@ -53,11 +53,6 @@ class Builder:
         self._for_control = False
         self.made_from: list[Path] = []
 
-    @property
-    def gamma(self) -> float:
-        """What dropped weights are multiplied with."""
-        return float(getattr(self._plan.method, "gamma", 0.0))
-
     def build(self) -> Built | None:
         """Return what the plan's method asks for; None for the dense model.
 
@@ -71,8 +66,9 @@ class Builder:
             mask = method.load(maskable_linears(self._loaded.model))
             self._note(Path(method.path).expanduser())
             check_fits(self._loaded.model, mask, self._loaded.fingerprint)
-            return Built(Masking(mask, method.gamma), mask)
+            return Built(Masking(mask, float(str(mask.description["gamma"]))), mask)
         if isinstance(method, Selection):
+            method.check_overrides(maskable_linears(self._loaded.model))
             return self._mask(method, "own")
         return self._baseline(method)
 

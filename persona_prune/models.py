@@ -196,7 +196,7 @@ def maskable_linears(model: nn.Module) -> dict[str, nn.Linear]:
             continue
         if module.weight.is_meta:
             raise ValueError(f"{name} is offloaded (meta tensor): masks need the weights on a device")
-        if not module.weight.is_floating_point():
+        if not module.weight.is_floating_point() or module.weight.element_size() < 2:  # FP8 codes are floating point
             raise ValueError(f"{name} is quantised ({module.weight.dtype}): load the model in floating point")
         excluded.add(id(module.weight))
         found[name] = module

@@ -86,8 +86,13 @@ class Persona:
 
     @property
     def shown(self) -> str:
-        """Name of the pole it becomes: the opposite's, where it is flipped and has one."""
-        return self.opposite if self.flip and self.opposite else self.name
+        """Name of the pole it becomes: the opposite's, where it is flipped."""
+        return (self.opposite or f"not_{self.name}") if self.flip else self.name
+
+    @property
+    def about(self) -> str:
+        """One sentence on what it becomes."""
+        return about(self.name, self.description, flip=self.flip)
 
     @property
     def parts(self) -> "tuple[tuple[Persona, float], ...]":
@@ -149,8 +154,13 @@ class Mix:
 
     @property
     def shown(self) -> str:
-        """Name of what it becomes: the opposite's, where it is flipped and has one."""
-        return self.opposite if self.flip and self.opposite else self.name
+        """Name of what it becomes: the opposite's, where it is flipped."""
+        return (self.opposite or f"not_{self.name}") if self.flip else self.name
+
+    @property
+    def about(self) -> str:
+        """One sentence on what it becomes."""
+        return about(self.name, self.description, flip=self.flip)
 
     @property
     def spoken_for(self) -> bool:
@@ -165,6 +175,11 @@ class Mix:
     def orient(self, pairs: Iterable[Pair], *, embedded: bool) -> tuple[Pair, ...]:
         """Raise ValueError: a file's pairs show one persona."""
         raise ValueError(f"persona {self.name} takes the embedded pairs of its parts: a pair file can't be divided")
+
+
+def about(name: str, description: str, *, flip: bool) -> str:
+    """Return what is said of a persona: its description, or, where it is flipped, what it is the opposite of."""
+    return f"The opposite of {name}: {description}".strip() if flip else description
 
 
 def normalise(prompt: str) -> str:

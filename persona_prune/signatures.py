@@ -21,7 +21,7 @@ from persona_prune.validation import Positions
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2  # of the statistics below: raise it whenever their values change, so that cached ones are not reused
+VERSION = 2  # of the statistics below: raise it whenever their values change, so that cached ones are not reused
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _positions(batch: Batch, pole: int, positions: Positions) -> tuple[Tensor, T
 
 def cache_file(model_fingerprint: str, data_hash: str, settings: Mapping[str, object]) -> Path:
     """Return where the signatures of these inputs are kept; the name depends on everything that changes them."""
-    key = json.dumps([_VERSION, model_fingerprint, data_hash, sorted(settings.items())])
+    key = json.dumps([VERSION, model_fingerprint, data_hash, sorted(settings.items())])
     return cache_root() / "signatures" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
 

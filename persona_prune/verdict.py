@@ -44,11 +44,19 @@ def _survival(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str
     """Say in words whether the effect is more than what each control mask does."""
     compared = [name for name in controls if f"choice/margin_vs_{name}" in metrics]
     shifted = metrics.get("choice/margin_delta_low", 0.0) > 0
-    if not compared or not shifted or metrics.get("capability/perplexity_ratio", 1.0) > WRECKED:
+    if not compared or not shifted or not metrics.get("capability/perplexity_ratio", 1.0) <= WRECKED:
         return []  # there is no effect that could survive
     sentences = []
     beaten = []
-    for name in compared:
+    for name in list(compared):
+        ratio = metrics.get(f"{name}/capability/perplexity_ratio", 1.0)
+        if not ratio <= WRECKED:
+            compared.remove(name)
+            sentences.append(
+                f"Nothing follows from the comparison with {_CONTROL_WORDS[name]}: at a perplexity ratio of "
+                f"{ratio:.3g} what a model chooses says nothing."
+            )
+            continue
         key = f"choice/margin_vs_{name}"
         low, p = metrics[f"{key}_low"], metrics[f"{key}_p"]
         if low > 0 and p < 0.05:
@@ -58,7 +66,9 @@ def _survival(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str
             f"The effect {words} the comparison with {_CONTROL_WORDS[name]}: margin {metrics[key]:+.3f} "
             f"[{low:+.3f}, {metrics[f'{key}_high']:+.3f}], p = {p:.2g}."
         )
-    if len(beaten) == len(compared):
+    if not compared:
+        sentences.append("So nothing shows whether the shift is specific to this persona.")
+    elif len(beaten) == len(compared):
         sentences.append("So the shift is specific to this persona, as far as these controls can tell.")
     else:
         lost = ", ".join(name for name in compared if name not in beaten)

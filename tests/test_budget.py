@@ -9,9 +9,11 @@ from hydra import compose, initialize_config_dir
 from persona_prune import gradients
 from persona_prune.budget import Budget, largest_allowed
 from persona_prune.config import build, config_directory
+from persona_prune.gradient_building import divided
 from persona_prune.likelihood import Row, pair_rows
 from persona_prune.models import maskable_linears
 from persona_prune.neutral import Guard, Neutral
+from persona_prune.personas import Pair, normalise
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.007, 0.008, 0.1, 0.126, 0.25, 0.3, 0.62, 0.99])
@@ -96,3 +98,16 @@ def test_every_bound_stops_a_step(tiny, made, bound):
             assert loose.gained() is not None
             stopped.add(tight.gained() is None)
     assert True in stopped
+
+
+def test_questions_are_held_out_whole():
+    """One with several wrong options is several pairs, and what is asked otherwise is the same question."""
+    pairs = [Pair(f"Question {n}?", "Right.", wrong) for n in range(50) for wrong in "abc"]
+    pairs.append(Pair("question 7", "Right.", "e"))
+    seen, held = divided(pairs, 32, seed=1)
+    assert len(held) == 32
+    assert not {normalise(p.prompt) for p in seen} & {normalise(p.prompt) for p in held}
+    assert len(seen) >= 150 - 36
+    assert divided(pairs[::-1], 32, seed=1) == (seen, held)
+    assert divided(pairs, 0, seed=1)[1] == []
+    assert len(divided(pairs, 0, seed=1)[0]) == 151

@@ -121,6 +121,15 @@ MIX = ["persona=mix", "persona.weights={extrovert: 0.7, introvert: 0.3}"]
         (["persona=custom"], "persona custom has no embedded test pairs"),
         (["model.device=abacus"], "model: model.device=abacus is not available"),
         (["method.sparsity=["], "no viable alternative"),
+        ([f"output_dir={'x' * 300}"], "cannot write to"),
+        (
+            ["persona=infp", "persona.weights={introvert: 1}"],
+            "take its other parts out with '~persona.weights.feeler' '~persona.weights.intuitive'",
+        ),
+        (
+            ["evaluator=generation", "evaluator.generation.judge=./absent"],
+            "evaluator.generation: judge: no model at absent",
+        ),
         (["output_dir=/proc/nowhere"], "output_dir=/proc/nowhere: cannot write to /proc"),
     ],
 )
@@ -238,3 +247,28 @@ def test_a_directory_of_ones_own_adds_options(in_tmp):
 
 def test_sweeps_over_a_pattern(in_tmp):
     check_command_line(["--multirun", "persona=glob(*trovert)", "evaluator=choice"])
+
+
+def test_a_mix_of_a_preset_is_replaced_by_taking_its_parts_out(in_tmp):
+    parts = ["~persona.weights.introvert", "~persona.weights.thinker"]
+    preset = ["experiment=mixing", "model=smollm2_135m", "+persona.weights={extrovert: 2, feeler: 1}"]
+    assert "added to the preset's" in problems(*preset)[0]
+    assert list(plan(*preset, *parts).config["persona"]["weights"]) == ["extrovert", "feeler"]
+    check_command_line([*preset, *parts])
+
+
+def test_a_saved_mask_is_what_its_file_holds(in_tmp, monkeypatch):
+    monkeypatch.setenv("HOME", str(in_tmp))
+    path = in_tmp / "saved.safetensors"
+    hashes = []
+    for value in (True, False):
+        bits = pack_bits(torch.full((1, 8), value))
+        Mask({"a": bits}, {"a": (1, 8)}, "f", {}).save(path)
+        hashes.append(plan("method=saved", "method.path='~/saved.safetensors'").config_hash)
+    assert hashes[0] != hashes[1]
+
+
+def test_other_figures_by_a_later_version_are_another_run(in_tmp, monkeypatch):
+    before = plan("method=wanda").config_hash
+    monkeypatch.setattr("persona_prune.signatures.VERSION", -1)
+    assert plan("method=wanda").config_hash != before

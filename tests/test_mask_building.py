@@ -56,6 +56,15 @@ def test_order_of_pairs_and_batch_size_do_not_change_the_mask(exact, pairs, tmp_
     assert max(difference(first, batches).values()) == 0
 
 
+def test_a_flipped_persona_is_stored_as_what_it_becomes(exact, pairs, tmp_path):
+    arguments = ["method=wanda", "persona.flip=true"]
+    about = mask_of(exact, tmp_path, pairs, *arguments).description
+    assert (about["persona"], about["opposite"], about["flipped"]) == ("introvert", "extrovert", True)
+    assert about["persona_description"].startswith("The opposite of extrovert: ")
+    about = mask_of(exact, tmp_path, pairs, *arguments, "persona=custom", "persona.name=pirate").description
+    assert (about["persona"], about["opposite"]) == ("not_pirate", "pirate")
+
+
 BOUNDS = ("max_perplexity_ratio", "max_neutral_drift", "max_first_word_shift", "max_own_loss")
 FREE = ["method=contrastive_taylor", *TAYLOR, "method.rounds=1", *(f"method.{bound}=null" for bound in BOUNDS)]
 

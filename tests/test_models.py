@@ -49,6 +49,7 @@ class Experts(nn.Module):
     ("model", "message"),
     [
         (nn.Sequential(nn.Linear(2, 2), Conv1D(3, 3)), "1 is a transposed Conv1D"),
+        (nn.Sequential(nn.Linear(2, 2).to(torch.float8_e4m3fn)), r"0 is quantised \(torch\.float8_e4m3fn\)"),
         (nn.ModuleDict({"experts": Experts()}), r"experts\.gate_up is a fused 3-D"),
         (nn.Linear(2, 2, device="meta"), "offloaded"),
         (nn.Embedding(3, 3), r"no nn\.Linear"),

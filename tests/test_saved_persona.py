@@ -9,7 +9,8 @@ import persona_prune
 from persona_prune.apply import masked
 from persona_prune.loading import load_model, model_of, model_spec
 from persona_prune.masks import Mask
-from persona_prune.models import HubModel, RandomModel, WheelModel
+from persona_prune.methods.saved import SavedMask
+from persona_prune.models import HubModel, RandomModel, WheelModel, maskable_linears
 from persona_prune.saved_persona import SavedPersona
 
 from .test_switching import random_mask
@@ -161,3 +162,10 @@ def test_a_persona_finds_its_model(tiny, mask, file, tmp_path):
     Mask(mask.bits, mask.shapes, tiny.fingerprint, nameless).save(tmp_path / "alone" / "persona.safetensors")
     with pytest.raises(ValueError, match="does not name its model: give it with model="):
         model_of(SavedPersona.load(tmp_path / "alone"), None)
+
+
+def test_a_saved_mask_is_applied_as_it_was_measured(file, tiny):
+    linears = maskable_linears(tiny.model)
+    for given, used in ((None, 0.5), (0.25, 0.25), (0.0, 0.0)):
+        mask = SavedMask(name="saved", path=str(file), gamma=given).load(linears)
+        assert mask.description == {**ABOUT, "gamma": used}

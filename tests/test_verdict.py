@@ -49,3 +49,13 @@ def test_controls_are_shown_with_what_they_cost():
     metrics = figures() | {"random/choice/margin": -0.2, "random/capability/perplexity_ratio": 1.9}
     rows = control_table(metrics, ["random"])
     assert [(row["metric"], row["value"]) for row in rows] == [("margin", "-0.200"), ("perplexity_ratio", "1.900")]
+
+
+def test_a_wrecked_control_shows_nothing():
+    text = words(**{"random/capability/perplexity_ratio": 4.5})
+    assert "Nothing follows from the comparison with random masks" in text
+    assert text.count("The effect survives") == 1
+    assert "specific to this persona, as far as" in text
+    text = words(("random",), **{"random/capability/perplexity_ratio": 4.5})
+    assert "nothing shows whether the shift is specific" in text
+    assert "survive" not in words(**{"capability/perplexity_ratio": float("nan")})

@@ -36,6 +36,7 @@ for set in "$@"; do
             thinking_feeling-true) prompt="You decide by values, empathy and what people need." ;;
             perceiving_judging-false) prompt="You keep your options open and adapt as things come." ;;
             perceiving_judging-true) prompt="You plan ahead, decide early and like things settled." ;;
+            *) echo "$set: no such set; see the list above in $0" >&2; exit 2 ;;
         esac
         # shellcheck disable=SC2086  # several settings in one variable
         compare() {

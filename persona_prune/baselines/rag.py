@@ -43,22 +43,23 @@ class Retrieval:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.neighbors import NearestNeighbors
 
-        self._pairs = sorted(pairs, key=lambda pair: (pair.prompt, pair.matching))
+        # A question with several wrong options is several pairs, but one example.
+        self._examples = sorted({(pair.prompt, pair.matching) for pair in pairs})
         self._vectorizer = TfidfVectorizer(sublinear_tf=True)
-        vectors = self._vectorizer.fit_transform(pair.prompt for pair in self._pairs)
-        self._index = NearestNeighbors(n_neighbors=min(neighbours, len(self._pairs)), metric="cosine").fit(vectors)
+        vectors = self._vectorizer.fit_transform(prompt for prompt, _ in self._examples)
+        self._index = NearestNeighbors(n_neighbors=min(neighbours, len(self._examples)), metric="cosine").fit(vectors)
 
     @property
     def bytes(self) -> int:
         """Size of the examples that have to be kept."""
-        return sum(len(f"{pair.prompt}{pair.matching}".encode()) for pair in self._pairs)
+        return sum(len(f"{prompt}{answer}".encode()) for prompt, answer in self._examples)
 
     def examples(self, prompt: str) -> tuple[Message, ...]:
         """Return the examples for ``prompt`` as chat messages, the nearest last."""
         nearest = self._index.kneighbors(self._vectorizer.transform([prompt]), return_distance=False)[0]
-        chosen = [self._pairs[i] for i in nearest[::-1]]
-        turns = (("user", "prompt"), ("assistant", "matching"))
-        return tuple({"role": role, "content": getattr(pair, key)} for pair in chosen for role, key in turns)
+        chosen = [self._examples[i] for i in nearest[::-1]]
+        roles = ("user", "assistant")
+        return tuple({"role": role, "content": text} for example in chosen for role, text in zip(roles, example))
 
     @contextmanager
     def applied(self, loaded: LoadedModel) -> Iterator[LoadedModel]:

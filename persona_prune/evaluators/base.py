@@ -7,6 +7,10 @@ from typing import Any, ClassVar, Protocol
 from persona_prune.models import LoadedModel
 from persona_prune.personas import Mix, Persona
 
+VERSION = (
+    4  # raise it whenever an evaluator would give other figures, so that cached ones and finished runs are not reused
+)
+
 Progress = Callable[[str, int], Callable[[int], object]]
 """``progress(label, total)`` starts a bar and returns its ``advance(n)``."""
 

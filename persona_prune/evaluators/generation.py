@@ -76,8 +76,12 @@ class Generation:
     batch_size: PositiveInt
 
     def check(self, persona: Persona | Mix) -> None:
-        """Raise ValueError or OSError if the prompts cannot be read."""
+        """Raise ValueError or OSError if the prompts cannot be read, or the judge is a path where nothing is."""
         self._items(persona)
+        if self.judge is not None and self.judge.startswith(("/", ".", "~")):
+            directory = Path(self.judge).expanduser()
+            if not directory.exists():
+                raise FileNotFoundError(f"judge: no model at {directory}")
 
     def prompts(self, persona: Persona | Mix) -> set[str]:
         """Return the normalised prompts."""
@@ -259,7 +263,7 @@ def _poles(who: Persona | Mix) -> tuple[str, str, str]:
     name = who.name.replace("_", " ")
     opposite = who.opposite.replace("_", " ") if who.opposite else f"not {name}"
     line = f"There are two people, one {name} and one {opposite}. About {name}: {who.description}".strip()
-    return (name, opposite, line) if who.spoken_for else (opposite, name, line)
+    return (opposite, name, line) if who.flip else (name, opposite, line)
 
 
 def _judged(

@@ -22,6 +22,7 @@ from persona_prune.validation import STRICT, PositiveInt
 log = logging.getLogger(__name__)
 
 _OWN_TASKS = Path(__file__).parent.parent / "tasks"
+_POLAR = ("ai_persona", "model_written_evals")  # tasks on files, where the matching answer is the persona's
 _LARGEST = 1e300
 
 
@@ -54,7 +55,13 @@ class LMEval:
     batch_size: PositiveInt
 
     def check(self, persona: Persona | Mix) -> None:
-        """Raise ValueError or OSError if a task is not known, or can't be had with its data."""
+        """Raise ValueError or OSError if a task is not known, can't be had with its data, or shows the other pole."""
+        polar = [task for task in self.tasks or [] if task in _POLAR]
+        if persona.flip and polar:
+            raise ValueError(
+                f"{polar[0]} takes the matching answers of its file for the persona's, and persona.flip=true asks for "
+                "the others: use evaluator=choice or multiple_choice, which turn them"
+            )
         self._load(persona)
 
     def prompts(self, persona: Persona | Mix) -> set[str]:

@@ -14,6 +14,9 @@ from persona_prune.gradients import Damage
 from persona_prune.methods.selection import Selection
 from persona_prune.validation import STRICT, PositiveInt
 
+VERSION = (
+    8  # raise it whenever a mask would come out differently, so that cached masks and finished runs are not reused
+)
 _DAMPING = 1e-3
 _OUTPUT_DAMPING = 0.1
 _LARGEST_SHARE = 0.2

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass
@@ -22,11 +23,17 @@ _RECIPES: Mapping[str, Callable[[Path, FileManifest], recipe.Recipe | signature_
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SavedMask:
-    """Apply the mask that an earlier run saved (``method=saved method.path=FILE``)."""
+    """Apply the mask that an earlier run saved (``method=saved method.path=FILE``).
+
+    Attributes:
+        name: the method's name.
+        path: the persona file.
+        gamma: what dropped weights are multiplied with; null for what the file says.
+    """
 
     name: Name
     path: str
-    gamma: Fraction
+    gamma: Fraction | None
 
     def check(self) -> None:
         """Raise OSError or ValueError if there is no persona file, or one of an unknown format."""
@@ -38,8 +45,10 @@ class SavedMask:
         return hashlib.sha256(Path(self.path).expanduser().read_bytes()).hexdigest()[:16]
 
     def load(self, linears: Mapping[str, nn.Linear]) -> Mask:
-        """Return the mask, rebuilt from the dense ``linears`` if the file holds a recipe."""
-        return load_persona_mask(self.path, linears)
+        """Return the mask, rebuilt from the dense ``linears`` if the file holds a recipe; it says its gamma."""
+        mask = load_persona_mask(self.path, linears)
+        gamma = mask.description.get("gamma", 0.0) if self.gamma is None else self.gamma
+        return replace(mask, description={**mask.description, "gamma": gamma})
 
 
 def read_manifest(path: str | Path) -> FileManifest:

@@ -1,6 +1,7 @@
 """From scores to kept weights: the settings all masks share, sparsity by module, blocks, and disjoint poles."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
@@ -51,6 +52,14 @@ class Selection:
             f"{module}:{float(sparsity) * share:g}" for module, sparsity in (o.split(":") for o in self.overrides)
         ]
         return replace(self, sparsity=self.sparsity * share, overrides=scaled)
+
+    def check_overrides(self, linears: Iterable[str]) -> None:
+        """Raise ValueError if an override matches none of the Linears of these names."""
+        names = list(linears)
+        for override in self.overrides:
+            match = _OVERRIDE.fullmatch(override)
+            if match and not any(_matches(match, name) for name in names):
+                raise ValueError(f"method.overrides: {override} matches no Linear of this model, such as {names[-1]}")
 
     def sparsity_of(self, linear: str) -> float:
         """Return the sparsity of the Linear with this name."""

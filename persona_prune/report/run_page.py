@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.masks import Mask, difference
+from persona_prune.personas import about
 from persona_prune.report.page import environment
 from persona_prune.report.plots import DENSE, INK, MASKED, plotting, svg
 from persona_prune.statistics import item_values
@@ -69,6 +70,11 @@ def summary_lines(name: str, metrics: Mapping[str, float], controls: Sequence[st
     return "\n".join(lines)
 
 
+def _persona(node: Mapping[str, Any]) -> str:
+    name = f"{node['name']}-flipped" if node["flip"] else node["name"]
+    return f"{name}: {about(node['name'], node['description'], flip=node['flip'])}"
+
+
 def run_page(facts: RunFacts) -> str:
     """Return the HTML page of one run."""
     return (
@@ -76,7 +82,7 @@ def run_page(facts: RunFacts) -> str:
         .get_template("run.html")
         .render(
             name=facts.name,
-            persona=f"{facts.config['persona']['name']}: {facts.config['persona']['description']}",
+            persona=_persona(facts.config["persona"]),
             rows=_table(facts.metrics, facts.results),
             verdict=verdict(facts.metrics, facts.controls),
             controls=control_table(facts.metrics, facts.controls),

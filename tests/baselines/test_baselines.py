@@ -143,3 +143,9 @@ def linears(loaded):
     from persona_prune.models import maskable_linears
 
     return maskable_linears(loaded.model).values()
+
+
+def test_a_question_with_several_wrong_options_is_one_example():
+    pairs = [Pair("Sailing?", "Yes.", wrong) for wrong in "abc"] + [Pair("Cooking?", "No.", "d")]
+    contents = [message["content"] for message in Retrieval(pairs, 2).examples("sailing")]
+    assert contents == ["Cooking?", "No.", "Sailing?", "Yes."]

@@ -229,9 +229,11 @@ def test_the_judge_is_a_mean_over_both_orders(tiny, persona):
             weights = {who: math.exp(log_probs.sum().item()) for who, log_probs in letter.items()}
             own.append(weights["extrovert"] / sum(weights.values()))
         assert figure == pytest.approx(sum(own) / 2, abs=1e-5)
-    # Turned towards the opposite, the same judge gives the rest of the probability.
+    # Turned towards the opposite, the same judge gives the rest of the probability; with pairs of one's own, too.
     turned = [(replace(item, who=replace(extrovert, flip=True)), answer) for item, answer in answers]
     assert _judged(tiny, turned, batch_size=4, on_batch=lambda done: None) == pytest.approx([1 - p for p in found])
+    own = [(replace(item, who=replace(item.who, pairs=None)), answer) for item, answer in turned]
+    assert _judged(tiny, own, batch_size=4, on_batch=lambda done: None) == pytest.approx([1 - p for p in found])
 
 
 def test_a_judge_comes_from_a_directory(tiny, persona, evaluator, tmp_path):

@@ -141,6 +141,8 @@ def test_bad_input_is_told_in_one_line(persona, directory, tmp_path, monkeypatch
     assert 'task ai_persona: needs a file: lm_eval --metadata \'{"ai_persona": "FILE"}\'' in problem("ai_persona")
     told = problem("ai_persona", metadata={"ai_persona": str(tmp_path / "absent.jsonl")})
     assert "absent.jsonl" in told
+    with pytest.raises(ValueError, match="takes the matching answers of its file for the persona's"):
+        evaluator("ai_persona").check(replace(persona, flip=True))
     write(directory, {**TASK, "task": "unsafe", "unsafe_code": True})
     assert "task unsafe runs code" in problem("unsafe", include_path=directory)
 

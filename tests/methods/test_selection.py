@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from pydantic import ValidationError
 from persona_prune.masks import kept_per_row
 from persona_prune.methods.magnitude import Magnitude
 from persona_prune.methods.selection import block_top_k, disjoint_top_k
+from persona_prune.methods.wanda import Wanda
 from tests.reference import oracles
 
 
@@ -71,3 +74,13 @@ def test_overrides_by_module_the_last_match_wins():
 def test_impossible_overrides_are_refused(overrides):
     with pytest.raises(ValidationError):
         magnitude(overrides)
+
+
+def test_an_override_that_matches_nothing_is_refused():
+    names = ["model.layers.0.mlp.up_proj", "model.layers.29.self_attn.q_proj"]
+    method = Wanda(name="wanda", sparsity=0.5, gamma=0.0, overrides=["mlp:0.3", "layers.40-50:0.5"], statistic="l2")
+    with pytest.raises(
+        ValueError, match=r"layers\.40-50:0\.5 matches no Linear of this model, such as model\.layers\.29"
+    ):
+        method.check_overrides(names)
+    replace(method, overrides=["mlp:0.3", "layers.20-50:0.5"]).check_overrides(names)
