@@ -120,6 +120,8 @@ class Arms:
 
 
 def _measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builder, built: Built | None) -> Arms:
+    if plan.with_prompt and (built is None or built.mask is None):
+        log.info("with_prompt: only masks are measured under the persona's prompt as well; left out")
     with run.stage("evaluate"):
         dense = {name: _dense(plan, loaded, run, name) for name in plan.evaluators}
         if built is None:

@@ -7,14 +7,14 @@ from experiments.findings import Finding, controls_of, doubts_of
 from experiments.publish import Report
 from experiments.tables import markdown
 
-_CLAIMED = "wanda"
+_CLAIMED = ("wanda", "contrastive_wanda")
 _SHOWN, _LENGTH = 3, 220
 
 
 def report(directory: Path, folder: Path) -> Report:
     """Return figures and the first answers of every persona."""
     runs = {(run.persona, run.method): run for run in finished_runs(directory / "open_answers")}
-    findings = [finding(run) for (_, method), run in runs.items() if method == _CLAIMED]
+    findings = [finding(run) for (_, method), run in runs.items() if method in _CLAIMED]
     rows = []
     for run in runs.values():
         figures = [interval(run.metrics, f"generation/{key}", form) for key, form in _FIGURES.items()]
@@ -41,7 +41,7 @@ def finding(run: Run) -> Finding:
     """Return how much closer the answers come to the persona's, in words shared."""
     found = run.figure("generation/closer_to_matching")
     return Finding(
-        claim=run.persona,
+        claim=f"{run.persona}/{run.method}",
         ours=f"{found.text('+.3f')}, degenerate {run.metrics['generation/degenerate']:.0%}",
         unit="cosine",
         change=run.difference("generation/closer_to_matching_delta"),
