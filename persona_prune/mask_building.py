@@ -21,7 +21,7 @@ from persona_prune.contrast import against_own_answers
 from persona_prune.data import without_leaks
 from persona_prune.gradient_building import GradientBuilder
 from persona_prune.gradients import Damage
-from persona_prune.likelihood import Row, pair_rows
+from persona_prune.likelihood import pair_rows
 from persona_prune.masks import Mask, drop_all_of, dropped_like
 from persona_prune.methods.base import Method, NoMask, build_masks
 from persona_prune.methods.contrastive_taylor import ContrastiveTaylor
@@ -31,7 +31,7 @@ from persona_prune.methods.selection import Selection
 from persona_prune.methods.signature_recipe import recipe_of
 from persona_prune.models import LoadedModel, maskable_linears
 from persona_prune.neutral import Guard, Neutral, neutral_material
-from persona_prune.personas import Mix, Pair, Persona, content_hash
+from persona_prune.personas import Mix, Pair, Persona, content_hash, pole_free
 from persona_prune.run_directory import RunDirectory
 from persona_prune.signatures import Signature
 
@@ -105,12 +105,12 @@ class Builder:
     def _mask(self, method: Selection, label: str) -> Built:
         """Return the mask of the plan's persona; of its opposite, or of nobody, if ``label`` says so."""
         persona = self._plan.persona
-        parts: list[tuple[Persona | Mix, tuple[Pair, ...], float]] = [
-            (part, self._pairs(part), share) for part, share in persona.parts
+        parts: list[tuple[Persona | Mix, list[tuple[Pair, ...]], float]] = [
+            (part, [self._pairs(part)], share) for part, share in persona.parts
         ]
         if isinstance(persona, Mix) and persona.pooled:
-            parts = [(persona, tuple(pair for _, pairs, _ in parts for pair in pairs), 1.0)]
-        built = [self._part(method.shared(share), part, pairs, label) for part, pairs, share in parts]
+            parts = [(persona, [pairs for _, own, _ in parts for pairs in own], 1.0)]
+        built = [self._part(method.shared(share), part, sets, label) for part, sets, share in parts]
         if len(built) == 1:
             return built[0]
         description = description_of(self._plan, method, persona)
@@ -119,8 +119,9 @@ class Builder:
         opposite = drop_all_of(opposites, description) if len(opposites) == len(built) else None
         return Built(Masking(mask, method.gamma), mask, opposite)
 
-    def _part(self, method: Selection, persona: Persona | Mix, own_pairs: Sequence[Pair], label: str) -> Built:
-        pairs = oriented(own_pairs, label)
+    def _part(self, method: Selection, persona: Persona | Mix, own_sets: Sequence[Sequence[Pair]], label: str) -> Built:
+        sets = [oriented(own, label) for own in own_sets]
+        pairs = tuple(pair for own in sets for pair in own)
         about = description_of(self._plan, method, persona)
         description = {**about, "data_hash": content_hash(pairs), "pole": label}
         if isinstance(method, ContrastiveTaylor):
@@ -128,9 +129,9 @@ class Builder:
                 pairs, f"{persona.name} ({label})", description
             )
             return Built(Masking(found.mask, method.gamma), found.mask, gradient=found)
-        rows = pair_rows(self._loaded.tokenizer, pairs, self._plan.calibration.max_tokens)
         with self._stage("signature"):
-            target, contrast = self._signatures(rows, content_hash(pairs))
+            # Set by set: what poles have in common is read once for all the types that share them.
+            target, contrast = signatures.merged([self._signatures(own) for own in sets], content_hash(pairs))
         with self._stage("mask"):
             linears = maskable_linears(self._loaded.model)
             advance = self._run.progress("mask", len(linears))
@@ -208,9 +209,11 @@ class Builder:
         partial.replace(path)
         return damage
 
-    def _signatures(self, rows: Sequence[Row], data_hash: str) -> tuple[Signature, ...]:
-        """Return the signatures of ``rows``, from the cache if these inputs were seen before."""
+    def _signatures(self, pairs: Sequence[Pair]) -> tuple[Signature, ...]:
+        """Return the signatures of ``pairs``, from the cache if these inputs were seen before, for either pole."""
         loaded, calibration = self._loaded, self._plan.calibration
+        pairs, turned = pole_free(pairs)
+        rows, data_hash = pair_rows(loaded.tokenizer, pairs, calibration.max_tokens), content_hash(pairs)
         settings = {
             "positions": calibration.positions,
             "max_tokens": calibration.max_tokens,
@@ -222,7 +225,7 @@ class Builder:
         cached = signatures.load(path)
         if cached is not None:
             log.info("signature of %d prompts: from the cache", len(rows))
-            return cached
+            return cached[::-1] if turned else cached
         fresh = signatures.collect(
             loaded.model,
             maskable_linears(loaded.model),
@@ -235,7 +238,7 @@ class Builder:
             on_batch=self._run.progress("signature", len(rows)),
         )
         signatures.save(path, fresh)
-        return fresh
+        return fresh[::-1] if turned else fresh
 
     def _baseline(self, method: Baseline) -> Built:
         plan = self._plan

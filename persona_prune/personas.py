@@ -188,6 +188,13 @@ def normalise(prompt: str) -> str:
     return re.sub(r"[\W_]+", " ", folded).strip()
 
 
+def pole_free(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], bool]:
+    """Return the same for ``pairs`` and for all of them flipped: one of the two, and whether it is the flipped one."""
+    own, flipped = tuple(pairs), tuple(pair.flipped() for pair in pairs)
+    turned = content_hash(flipped) < content_hash(own)
+    return (flipped if turned else own), turned
+
+
 def content_hash(pairs: Sequence[Pair]) -> str:
     """Return 16 hex digits that identify ``pairs``, whatever their order."""
     rows = sorted(json.dumps([p.prompt, p.matching, p.not_matching]) for p in pairs)

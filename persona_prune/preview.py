@@ -11,7 +11,7 @@ from persona_prune.data import without_leaks
 from persona_prune.methods.contrastive_taylor import ContrastiveTaylor
 from persona_prune.methods.selection import Selection
 from persona_prune.models import cache_root
-from persona_prune.personas import Mix, Pair, content_hash
+from persona_prune.personas import Mix, Pair, content_hash, pole_free
 from persona_prune.run_directory import INTERRUPTED, finished, in_use, read_status
 
 _NOTE = """\
@@ -56,7 +56,9 @@ def _cached(plan: Plan, hashes: dict[str, set[str]]) -> str:
     ]
     if not all(pair.not_matching for part in parts for pair in part):
         return f"{name} maybe"  # the model's own answers are still to be put in
-    if isinstance(plan.persona, Mix) and plan.persona.pooled:
+    if kind == "signatures":
+        parts = [pole_free(part)[0] for part in parts]
+    elif isinstance(plan.persona, Mix) and plan.persona.pooled:
         parts = [[pair for part in parts for pair in part]]
     return f"{name} {'maybe' if all(content_hash(part) in hashes[kind] for part in parts) else 'no'}"
 

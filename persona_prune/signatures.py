@@ -21,7 +21,7 @@ from persona_prune.validation import Positions
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the statistics below: raise it whenever their values change, so that cached ones are not reused
+VERSION = 3  # of the statistics below: raise it whenever their values change, so that cached ones are not reused
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,6 @@ class _Accumulator:
         self.sums[2] += squares.sum(0)
         self.sums[3] += norms.sum(0)
         self.sums[4] += norms.square().sum(0)
-
-    def statistics(self, tokens: int, sequences: int) -> Statistics:
-        mean, mean_abs, mean_square = self.sums[:3] / tokens
-        norm, square = self.sums[3:] / sequences
-        variance = (square - norm.square()).clamp(min=0)
-        host = [t.float().cpu() for t in (mean, mean_abs, mean_square, norm, variance)]
-        return Statistics(*host)
 
 
 @contextmanager
@@ -179,7 +172,7 @@ def collect(
             on_batch(len(indices))
     return tuple(
         Signature(
-            {name: pair[pole].statistics(tokens[pole], len(rows)) for name, pair in sums.items()},
+            {name: _statistics(pair[pole].sums, tokens[pole], len(rows)) for name, pair in sums.items()},
             leader,
             model_fingerprint,
             data_hash,
@@ -189,6 +182,39 @@ def collect(
         )
         for pole in poles
     )
+
+
+def merged(parts: Sequence[tuple[Signature, ...]], data_hash: str) -> tuple[Signature, ...]:
+    """Return the signatures of several sets of rows together, branch by branch, as if from one pass over all of them.
+
+    But for rounding: the means of each are float32. Raises ValueError for sets of different models or positions.
+    """
+    if len({(part[0].model_fingerprint, part[0].positions) for part in parts}) > 1:
+        raise ValueError("signatures of different models, or of different positions, can't be merged")
+    return parts[0] if len(parts) == 1 else tuple(_merged(same, data_hash) for same in zip(*parts, strict=True))
+
+
+def _merged(parts: Sequence[Signature], data_hash: str) -> Signature:
+    tokens, sequences = sum(part.tokens for part in parts), sum(part.sequences for part in parts)
+    statistics = {}
+    for name in parts[0].statistics:
+        sums = torch.zeros(5, len(parts[0].statistics[name].mean), dtype=torch.float64)
+        for part in parts:
+            own = part.statistics[name]
+            sums[:3] += part.tokens * torch.stack([own.mean, own.mean_abs, own.mean_square]).double()
+            norm = own.sequence_mean.double()
+            sums[3] += part.sequences * norm
+            sums[4] += part.sequences * (own.sequence_variance.double() + norm.square())
+        statistics[name] = _statistics(sums, tokens, sequences)
+    return replace(parts[0], statistics=statistics, data_hash=data_hash, tokens=tokens, sequences=sequences)
+
+
+def _statistics(sums: Tensor, tokens: int, sequences: int) -> Statistics:
+    """Return the statistics of the sums that an `_Accumulator` keeps."""
+    mean, mean_abs, mean_square = sums[:3] / tokens
+    norm, square = sums[3:] / sequences
+    variance = (square - norm.square()).clamp(min=0)
+    return Statistics(*(t.float().cpu() for t in (mean, mean_abs, mean_square, norm, variance)))
 
 
 def _positions(batch: Batch, pole: int, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:

@@ -124,3 +124,15 @@ def test_gamma_scales_what_is_dropped_and_nothing_else(tiny, pairs, tmp_path):
             keep = mask.keep(name)
             expected = torch.where(keep, before[name], 0.25 * before[name])
             assert torch.equal(module.weight, expected)
+
+
+def test_both_poles_are_read_at_once(exact, pairs, tmp_path, caplog):
+    caplog.set_level("INFO")
+    asked = [Pair(f"{pair.prompt} Really?", pair.matching, pair.not_matching) for pair in pairs]
+    settings = ["method=contrastive_wanda", "method.assignment=disjoint", "method.sparsity=0.5"]
+    own = mask_of(exact, tmp_path, asked, *settings)
+    assert "from the cache" not in caplog.text
+    other = mask_of(exact, tmp_path, asked, *settings, "persona.flip=true")
+    assert f"signature of {len(asked)} prompts: from the cache" in caplog.text
+    # Every weight belongs to one of the two.
+    assert min(difference(own, other).values()) == 1.0

@@ -1,10 +1,12 @@
+from dataclasses import fields, replace
+
 import pytest
 import torch
 
 from persona_prune import signatures
 from persona_prune.likelihood import pair_rows
 from persona_prune.models import maskable_linears
-from persona_prune.signatures import cache_file, collect, load, save, shared_inputs
+from persona_prune.signatures import Statistics, cache_file, collect, load, merged, save, shared_inputs
 from tests.reference import oracles
 
 
@@ -88,3 +90,19 @@ def test_cache_name_depends_on_everything():
         for positions in ("response", "all")
     }
     assert len(names) == 8
+
+
+def test_sets_that_are_read_apart_give_what_one_pass_over_all_gives(tiny, pairs):
+    _, whole = signature(tiny, pairs)
+    parts = [signature(tiny, pairs[:1])[1], signature(tiny, pairs[1:])[1]]
+    found = merged(parts, "both")
+    for one, other in zip(found, whole, strict=True):
+        assert (one.tokens, one.sequences, one.data_hash) == (other.tokens, other.sequences, "both")
+        for name, statistics in other.statistics.items():
+            for field in fields(Statistics):
+                expected = getattr(statistics, field.name)
+                torch.testing.assert_close(getattr(one[name], field.name), expected, rtol=1e-5, atol=1e-6)
+    assert merged(parts[:1], "one") is parts[0]
+    foreign = tuple(replace(part, model_fingerprint="f") for part in parts[1])
+    with pytest.raises(ValueError, match="different models"):
+        merged([parts[0], foreign], "both")
