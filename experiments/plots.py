@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -21,12 +22,16 @@ def radar(
     path: Path, titles: Sequence[str], axes: Sequence[str], panels: Sequence[Mapping[str, Sequence[float]]]
 ) -> None:
     """Draw one radar plot a panel: label of a line -> its values in [0, 1] by axis."""
-    figure = plt.figure(figsize=(4.2 * len(panels), 4.2), layout="constrained")
+    figure = plt.figure(figsize=(4.2 * len(panels), 4.6), layout="constrained")
     angles = np.linspace(0, 2 * np.pi, len(axes), endpoint=False)
+    colors: dict[str, str] = {}
+    drawn: dict[str, Any] = {}
     for place, (title, lines) in enumerate(zip(titles, panels, strict=True), start=1):
         polar = figure.add_subplot(1, len(panels), place, projection="polar")
         for label, values in lines.items():
-            polar.plot([*angles, angles[0]], [*values, values[0]], label=label)
+            color = colors.setdefault(label, f"C{len(colors)}")
+            (line,) = polar.plot([*angles, angles[0]], [*values, values[0]], color=color)
+            drawn.setdefault(label, line)
         polar.set_xticks(angles, axes)
         polar.tick_params(axis="x", pad=10)
         polar.set_ylim(0, 1)
@@ -34,7 +39,7 @@ def radar(
         # Between two axes, where no line has a corner.
         polar.set_rlabel_position(90 * 3 / len(axes))
         polar.set_title(title)
-        polar.legend(loc="lower left", bbox_to_anchor=(-0.2, -0.15), fontsize=7)
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=len(drawn), fontsize=8)
     _save(figure, path)
 
 

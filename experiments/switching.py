@@ -44,7 +44,7 @@ def apart(masks: Mapping[str, Run]) -> dict[tuple[str, str], float]:
         if not all(pole in masks for pole in poles):
             continue
         one, other = ({s["prompt"]: s for s in masks[pole].items("choice").samples} for pole in poles)
-        for prompt in one.keys() & other.keys():
+        for prompt in (prompt for prompt in one if prompt in other):  # in order, so that intervals come out the same
             moved = [s["values"]["margin"] - s["dense_values"]["margin"] for s in (one[prompt], other[prompt])]
             found[axis, prompt] = float(np.mean(moved))
     return found

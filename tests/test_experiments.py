@@ -139,6 +139,13 @@ def test_masks_that_know_no_pole_part_nothing(tmp_path):
     assert difference(masks, masks).value == 0.0
 
 
+def test_questions_keep_their_order_so_that_intervals_come_out_the_same(tmp_path):
+    for persona in ("introvert", "extrovert"):
+        write_run(tmp_path / persona, "wanda", list(range(20)), persona=persona)
+    masks = {run.persona: run for run in finished_runs(tmp_path)}
+    assert [prompt for _, prompt in apart(masks)] == [f"question {place}" for place in range(20)]
+
+
 def test_what_all_masks_do_alike_does_not_count_for_a_type(tmp_path):
     def run(name, changes):
         path = tmp_path / name
