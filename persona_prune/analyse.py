@@ -26,6 +26,7 @@ from persona_prune.methods.saved import load_persona_mask, read_manifest
 from persona_prune.models import LoadedModel, maskable_linears
 from persona_prune.personas import Mix, Persona
 from persona_prune.run_directory import one_line, write_text
+from persona_prune.saved_persona import SavedPersona
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _BYS: tuple[By, ...] = ("linear", "module", "layer")
@@ -36,16 +37,12 @@ Section = tuple[list[str], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Source:
-    """A persona file, the label it goes by, and the run in whose directory it lies, if any."""
+    """A persona file, the label it goes by, the run in whose directory it lies, if any, and the gamma it says."""
 
     label: str
     path: Path
     run: SavedRun | None
-
-    @property
-    def gamma(self) -> float:
-        """What its run multiplied dropped weights with; 0 without one."""
-        return self.run.gamma if self.run else 0.0
+    gamma: float
 
 
 @dataclass(frozen=True)
@@ -234,7 +231,8 @@ def _source(text: str) -> Source:
     given = Path(rest).expanduser()
     path = given / "persona.safetensors" if given.is_dir() else given
     run = open_run(path.parent) if (path.parent / ".hydra").is_dir() else None
-    return Source(label or (path.absolute().parent.name if run or given.is_dir() else path.stem), path, run)
+    gamma = SavedPersona.load(path).gamma
+    return Source(label or (path.absolute().parent.name if run or given.is_dir() else path.stem), path, run, gamma)
 
 
 def _check_one_model(fingerprints: Mapping[str, str]) -> None:

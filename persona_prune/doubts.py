@@ -1,5 +1,6 @@
 """Reasons not to take a run's figures for a persona, each told from the figures themselves."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 _OWN_LOSS = 0.5  # nats per token that the persona's own answers may lose before the opposite's loss explains a margin
@@ -18,6 +19,7 @@ def doubts(metrics: Mapping[str, float]) -> list[str]:
         metrics: a run's, as in ``metrics.json``.
     """
     return [
+        *_overflowing(metrics),
         *_unmeasured(metrics),
         *not_the_persona(metrics),
         *_choice(metrics),
@@ -42,6 +44,14 @@ def not_the_persona(metrics: Mapping[str, float]) -> list[str]:
             "was not found."
         )
     return found
+
+
+def _overflowing(metrics: Mapping[str, float]) -> Iterator[str]:
+    if any(math.isnan(metrics.get(key, 0.0)) for key in ("choice/margin", "multiple_choice/margin")):
+        yield (
+            "For some items the model's log-probabilities are no numbers: it overflows in this dtype, or its weights "
+            "are damaged. Nothing here can be judged; try model.dtype=float32."
+        )
 
 
 def _unmeasured(metrics: Mapping[str, float]) -> Iterator[str]:

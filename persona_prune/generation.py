@@ -77,11 +77,25 @@ def end_tokens(loaded: LoadedModel) -> set[int]:
     return set(ends) if isinstance(ends, list) else {ends}
 
 
-class _Draw(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token a row, drawn by the row's own random number: `generate` has no generators by row.
+def drawn_tokens(scores: Tensor, numbers: Tensor) -> Tensor:
+    """Return the token of each row where the cumulative probability, in the order of the vocabulary, passes a number.
 
-    The token is where the cumulative probability, in the order of the vocabulary, passes the number.
+    Args:
+        scores: logits, ``[rows, vocabulary]``; -inf for what can't be drawn.
+        numbers: ``[rows]`` uniform in [0, 1).
+
+    Returns:
+        int64 ``[rows]`` on the device of ``scores``.
     """
+    # Sums of this many terms want float64, which Apple's GPUs don't have.
+    there = scores.cpu() if scores.device.type == "mps" else scores
+    cumulative = there.double().softmax(-1).cumsum(-1)
+    aim = numbers.to(cumulative) * cumulative[:, -1]
+    return (cumulative <= aim[:, None]).sum(-1).clamp(max=scores.shape[-1] - 1).to(scores.device)
+
+
+class _Draw(LogitsProcessor):  # type: ignore[misc]
+    """Leaves one token a row, drawn by the row's own random number: `generate` has no generators by row."""
 
     def __init__(self, numbers: Tensor, width: int) -> None:
         """Take uniform numbers in [0, 1), ``[rows, max_new_tokens]``, and the length of the padded prompts."""
@@ -89,9 +103,7 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self._width
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        aim = self._numbers[:, step].to(cumulative) * cumulative[:, -1]
-        token = (cumulative <= aim[:, None]).sum(-1).clamp(max=scores.shape[-1] - 1)
+        token = drawn_tokens(scores, self._numbers[:, step])
         return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
 
 

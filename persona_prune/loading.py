@@ -1,9 +1,10 @@
 """A model by one name, as notebooks and commands other than ``run`` ask for it."""
 
+import dataclasses
 import pkgutil
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import ValidationError
@@ -41,39 +42,46 @@ def model_spec(name: str, *, dtype: str | None = None, device: str | None = None
         node = _node(directory / "_hub.yaml") | {"name": _as_name(path), "path": path}
     else:
         raise FileNotFoundError(f"model={name}: no such model, nor a directory; {neighbours(name, known)}")
-    chosen = {"dtype": dtype, "device": device}
-    node |= {key: value for key, value in chosen.items() if value is not None}
-    target = pkgutil.resolve_name(node.pop("_target_"))
-    try:
-        spec: ModelSpec = target(**node)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"model.{where}={first['input']}: {first['msg']}") from None
-    return spec
+    spec: ModelSpec = pkgutil.resolve_name(node.pop("_target_"))(**node)
+    return _changed(spec, dtype, device)
 
 
-def model_of(persona: SavedPersona, name: str | None) -> ModelSpec:
+def model_of(
+    persona: SavedPersona, name: str | None, *, dtype: str | None = None, device: str | None = None
+) -> ModelSpec:
     """Return what loads the model a persona is for.
 
     Args:
         persona: the persona.
         name: as for `load_model`; None for the model of the run beside the persona file, else the one the file names.
+        dtype: as for `load_model`.
+        device: as for `load_model`.
 
     Raises:
         OSError, ValueError: as `load_model`; or nothing says which model it is.
     """
     if name is not None:
-        return model_spec(name)
+        return model_spec(name, dtype=dtype, device=device)
     directory = persona.path.parent
     if (directory / ".hydra" / "config.yaml").is_file():
-        return open_run(directory).model()
+        return _changed(open_run(directory).model(), dtype, device)
     if persona.model is None:
         raise ValueError(f"{persona.path} does not name its model: give it with model=...")
     try:
-        return model_spec(persona.model)
+        return model_spec(persona.model, dtype=dtype, device=device)
     except FileNotFoundError:
         raise ValueError(f"{persona.path} is for {persona.model}, which has no YAML here: give model=...") from None
+
+
+def _changed(spec: ModelSpec, dtype: str | None, device: str | None) -> ModelSpec:
+    chosen = {key: value for key, value in (("dtype", dtype), ("device", device)) if value is not None}
+    try:
+        changed: ModelSpec = dataclasses.replace(cast(Any, spec), **chosen)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"model.{where}={first['input']}: {first['msg']}") from None
+    return changed
 
 
 def _node(file: Path) -> dict[str, Any]:

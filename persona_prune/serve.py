@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from persona_prune.config import config_directory, neighbours
-from persona_prune.loading import model_spec
+from persona_prune.loading import model_of
 from persona_prune.models import ModelSpec
 from persona_prune.run_directory import one_line
 from persona_prune.saved_persona import SavedPersona
@@ -24,7 +24,11 @@ _LITERAL = ("model", "host", "api_key", "dtype", "device")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until told to stop; return 0 after a clean end, 2 for bad input, 130 if interrupted while loading."""
+    """Serve until told to stop.
+
+    Returns:
+        0 after a clean end, 2 for bad input or where nobody can be answered any more, 130 if interrupted in loading.
+    """
     if any(argument in ("-h", "--help") for argument in arguments):
         print(f"{__doc__}\n\n{_defaults_file().read_text(encoding='utf-8')}", end="")
         return 0
@@ -32,12 +36,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
         if missing:
-            raise ValueError(f"{' and '.join(missing)} not installed: pip install 'persona_prune[serve]'")
+            raise ValueError(f"{' and '.join(missing)} not installed: pip install -e '.[serve]'")
         settings = _settings(arguments)
-        spec = model_spec(settings.model, dtype=settings.dtype, device=settings.device)
         personas = {name: SavedPersona.load(path) for name, path in settings.personas.items()}
+        first = next(iter(personas.values()))
+        spec = model_of(first, settings.model, dtype=settings.dtype, device=settings.device)
         _serve(settings, spec, personas)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # the last when memory runs out, too
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 It is imported where it is needed: together with statsmodels (and so pandas) it takes as long as a model takes to load.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ class Comparison:
     Attributes:
         delta: the difference.
         low, high: ends of its 95% bootstrap interval.
-        p: two-sided, of a paired test.
+        p: two-sided, of a paired test; NaN where a difference is no number.
         effect: the difference over the standard deviation of the paired differences (Cohen's d_z); 0 where nothing
             differs, and infinite where all items differ by the same.
     """
@@ -141,7 +142,12 @@ def mcnemar(difference: Floats) -> float:
 
 
 def sign_flip(difference: Floats) -> float:
-    """Return the two-sided p-value of the mean under random sign flips of the paired differences."""
+    """Return the two-sided p-value of the mean under random sign flips of the paired differences.
+
+    NaN where one of them is not finite: nothing can be said of their mean.
+    """
+    if not np.isfinite(difference).all():
+        return math.nan
     if not difference.any():
         return 1.0
     if len(difference) < 2:

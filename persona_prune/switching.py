@@ -1,5 +1,6 @@
 """Several personas on one loaded model, one at a time or mixed, without a second copy of its weights."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -181,7 +182,6 @@ class PersonaSwitcher:
                 self._become(voice)
             except BaseException:
                 # Half of the one and half of the other must not stay.
-                self._voice = DENSE
                 self._restore()
                 raise
             finally:
@@ -232,13 +232,16 @@ class PersonaSwitcher:
         # One persona: gamma itself, not 1 - (1 - gamma), so that it is exactly what `masked` multiplies with.
         only = next(iter(voice.gammas.values())) if len(amounts) == 1 else None
         common = only if only is not None else round(1.0 - sum(amounts.values()), _DECIMALS)
+        # Nothing counts as written until all is: restoring may be interrupted, too.
+        changed = common != self._factor_of_common
+        self._voice, self._factor_of_common = DENSE, math.nan
         for name in self._linears:
             self._restore_one("rest", name)
-            if common != self._factor_of_common:
+            if changed:
                 self._restore_one("common", name)
             if not amounts:
                 continue
-            if common != self._factor_of_common:
+            if changed:
                 self._write_one("common", name, self._common[name], common)
             if only is not None:
                 self._write_one("rest", name, self._rest[next(iter(amounts))][name], only)

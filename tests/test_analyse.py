@@ -34,11 +34,11 @@ def linears(tiny):
     return maskable_linears(tiny.model)
 
 
-def mask_of(linears, fingerprint: str, seed: int) -> Mask:
+def mask_of(linears, fingerprint: str, seed: int, gamma: float = 0.0) -> Mask:
     generator = np.random.default_rng(seed)
     shapes = {name: (m.out_features, m.in_features) for name, m in linears.items()}
     bits = {name: pack_bits(torch.from_numpy(generator.random(shape) < 0.8)) for name, shape in shapes.items()}
-    return Mask(bits, shapes, fingerprint, {"method": "by hand"})
+    return Mask(bits, shapes, fingerprint, {"method": "by hand", **({"gamma": gamma} if gamma else {})})
 
 
 def node(group: str, name: str) -> dict[str, Any]:
@@ -65,9 +65,9 @@ def run_directory(tmp_path, pair_file):
 
 @pytest.fixture
 def two_runs(run_directory, tiny, linears):
-    """An extrovert with soft gating and an introvert whose method knows none."""
-    directories = run_directory("extrovert", gamma=0.25), run_directory("introvert")
-    masks = mask_of(linears, tiny.fingerprint, 0), mask_of(linears, tiny.fingerprint, 1)
+    """An extrovert with soft gating, which its file says and its method leaves to it, and an introvert with none."""
+    directories = run_directory("extrovert", gamma=None), run_directory("introvert")
+    masks = mask_of(linears, tiny.fingerprint, 0, gamma=0.25), mask_of(linears, tiny.fingerprint, 1)
     for directory, mask in zip(directories, masks):
         mask.save(directory / "persona.safetensors")
     return *directories, *masks
@@ -94,6 +94,7 @@ def test_masks_alone_need_no_model(two_runs, tmp_path, capsys):
     overlap = found["overlap"]["A-introvert"]
     assert overlap["all"] == pytest.approx(expected)
     assert found["masks"]["A"]["sparsity"] == pytest.approx(first.sparsity)
+    assert [found["masks"][label]["gamma"] for label in ("A", "introvert")] == [0.25, 0.0]
     assert list(overlap["layer"]) == ["0", "1"]
     assert list(overlap["block"]) == ["attention", "MLP"]
     assert list(overlap["linear"]) == list(first.shapes)

@@ -73,6 +73,16 @@ def test_every_arm_answers_as_itself_with_its_own_history(tiny, masks, conversat
         assert answers == expected
 
 
+def test_a_model_that_can_think_first_is_spoken_to_as_it_was_measured(conversation, monkeypatch):
+    template = (
+        "{% for message in messages %}{{ message.content }}{% endfor %}"
+        "{% if enable_thinking is not defined or enable_thinking %}<think>{% else %}Answer:{% endif %}"
+    )
+    monkeypatch.setattr(conversation._loaded.tokenizer, "chat_template", template)
+    (ids,) = conversation._ids([user("Work?")])
+    assert conversation._loaded.tokenizer.decode(ids) == "Work?Answer:"
+
+
 def test_answers_stand_one_below_the_other_with_labels(commands, conversation):
     text = said(commands, "What now?")
     places = [text.index(f"[{name}]") for name in ("dense", "loud", "shy")]

@@ -80,6 +80,23 @@ def test_a_group_asks_one_question():
     ]
 
 
+def test_mixes_of_different_personas_are_different_personas():
+    mixes = [
+        config() | {"persona": {"name": name, "weights": dict.fromkeys(parts, 1), "flip": False}}
+        for name, parts in (
+            ("mix", ("extrovert", "thinker")),
+            ("mix", ("thinker", "extrovert")),
+            ("mix", ("introvert", "feeler")),
+            ("infp", ("introvert", "feeler")),
+        )
+    ]
+    assert [(group.label, list(group.members)) for group in groups(runs(*mixes))] == [
+        ("mix of extrovert, thinker", [0, 1]),
+        ("mix of feeler, introvert", [2]),
+        ("infp", [3]),
+    ]
+
+
 def test_the_ratios_interval_is_that_of_the_log_likelihoods():
     found = figure(metrics(ratio=1.02), "capability/perplexity_ratio")
     assert (found.low, found.high) == pytest.approx((1.02 * math.exp(-0.01), 1.02 * math.exp(0.01)))

@@ -172,12 +172,30 @@ def test_one_run_makes_a_page(tmp_path):
     assert "svg" in [tag for tag, _ in page.elements]
 
 
+def test_a_model_that_overflows_does_not_take_the_page_of_the_others(tmp_path):
+    nothing = {"choice/margin": math.nan, "choice/margin_delta": math.nan, "choice/margin_p": math.nan}
+    write_run(tmp_path / "runs" / "sound", config(), metrics(p=0.3), [sample(0, 0.3), sample(1, 0.4)])
+    write_run(
+        tmp_path / "runs" / "overflows",
+        config(sparsity=0.4),
+        metrics() | nothing,
+        [sample(0, math.nan), sample(1, 0.25, dense=math.inf)],
+    )
+    assert main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "comparison.html").read_text()
+    assert Page(text).open == []
+    assert re.search(r"p stays below 0\.05 after Holm\S+ correction in 0\.", text)
+    assert "log-probabilities are no numbers" in text
+    assert '"margins":[null,0.25]' in text
+
+
 def test_what_is_left_out_gets_one_line(sweep, tmp_path, capsys):
     write_run(tmp_path / "runs" / "e", status="failed", error="CUDA out of memory")
     write_run(tmp_path / "runs" / "f", status="running")
     damaged = write_run(tmp_path / "runs" / "g")
     (damaged / "metrics.json").write_text('{"choice/margin": 0.')
     write_run(damaged / "previous-1")
+    write_run(damaged / ".discarded")
     assert main([str(sweep), str(sweep / "a"), "--output", str(tmp_path / "out")]) == 0
     output = capsys.readouterr()
     assert output.out.startswith("4 runs: ")

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -156,7 +157,11 @@ def test_a_persona_finds_its_model(tiny, mask, file, tmp_path):
     (tmp_path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
     of_run = model_of(SavedPersona.load(file), None)
     assert isinstance(of_run, HubModel)
-    assert of_run.path == "/models/own"
+    assert (of_run.path, of_run.dtype, of_run.device) == ("/models/own", "auto", "auto")
+    changed = model_of(SavedPersona.load(file), None, dtype="bfloat16", device="cpu")
+    assert changed == dataclasses.replace(of_run, dtype="bfloat16", device="cpu")
+    with pytest.raises(ValueError, match=r"model\.dtype=float8"):
+        model_of(SavedPersona.load(file), None, dtype="float8")
     nameless = {key: value for key, value in ABOUT.items() if key != "model"}
     (tmp_path / "alone").mkdir()
     Mask(mask.bits, mask.shapes, tiny.fingerprint, nameless).save(tmp_path / "alone" / "persona.safetensors")

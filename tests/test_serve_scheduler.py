@@ -4,14 +4,17 @@ import time
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from persona_prune.models import LoadedModel, fingerprint
+from persona_prune.serving.api import create_app
 from persona_prune.serving.decoding import Answer, Batch
 from persona_prune.serving.jobs import ClosingError, Failed, Finished, QueueFullError
 from persona_prune.serving.scheduler import Scheduler
+from persona_prune.serving.server import listening_socket, serve
 from persona_prune.switching import PersonaSwitcher
 from tests.conftest import tiny_model
-from tests.serving_support import LIMITS, PROMPTS, Client, alone, personas_for, query, scheduler_for
+from tests.serving_support import LIMITS, PROMPTS, Client, alone, personas_for, query, scheduler_for, service_for
 
 WHO = ["extrovert", None, "introvert"]
 PATIENT = dataclasses.replace(LIMITS, turn_seconds=60.0)
@@ -233,6 +236,54 @@ def test_a_request_the_model_cannot_do_fails_alone(model, started):
     assert bad.wait().end == Failed("internal")
     submitted(scheduler, good := Client("extrovert", query(model, "Why?")))
     assert isinstance(good.wait().end, Finished)
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_memory_that_runs_out_while_batches_are_joined_fails_these_answers_only(model, started, monkeypatch):
+    scheduler = started(scheduler_for(model, PATIENT))
+    submitted(scheduler, first := Client(None, query(model, "Tell me a story.", tokens=4000)))
+    assert first.begun.wait(60)
+    monkeypatch.setattr(Batch, "join", out_of_memory)
+    submitted(scheduler, second := Client(None, query(model, "Why?", tokens=40)))
+    assert [client.wait().end for client in (first, second)] == [Failed("internal")] * 2
+    monkeypatch.undo()
+    submitted(scheduler, good := Client("extrovert", query(model, "Why?")))
+    assert isinstance(good.wait().end, Finished)
+    assert scheduler.figures()["requests_running"] == 0
+
+
+def test_memory_that_runs_out_for_a_new_batch_fails_its_answers_only(model, started, monkeypatch):
+    scheduler = started(scheduler_for(model, PATIENT))
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "__init__", out_of_memory)
+        submitted(scheduler, bad := Client(None, query(model, "Why?")))
+        assert bad.wait().end == Failed("internal")
+    submitted(scheduler, good := Client(None, query(model, "Why?")))
+    assert isinstance(good.wait().end, Finished)
+
+
+def test_memory_that_runs_out_as_answers_leave_fails_those_that_end_then_too(model, started, monkeypatch):
+    clients = [Client(None, query(model, prompt, tokens=tokens)) for prompt, tokens in (("Why?", 2), ("Work?", 50))]
+    monkeypatch.setattr(DynamicCache, "batch_select_indices", out_of_memory)
+    scheduler = scheduler_for(model, PATIENT)
+    submitted(scheduler, *clients)
+    started(scheduler)
+    assert [client.wait().end for client in clients] == [Failed("internal")] * 2
+    assert scheduler.figures()["requests_running"] == 0
+
+
+def test_the_server_ends_where_nobody_can_be_answered_any_more(model, monkeypatch):
+    scheduler = scheduler_for(model)
+    monkeypatch.setattr(scheduler, "_turn", out_of_memory)
+    submitted(scheduler, client := Client(None, query(model, "Why?")))
+    bound = listening_socket("127.0.0.1", 0)
+    app = create_app(service_for(model, scheduler))
+    with bound, pytest.raises(RuntimeError, match="the scheduler ended: OutOfMemoryError: CUDA out of memory"):
+        serve(app, scheduler, bound, shutdown_seconds=1.0, ready="ready")
+    assert client.wait().end == Failed("closing")
 
 
 def test_a_persona_that_cannot_be_put_on_fails_and_the_others_are_answered(model, started, monkeypatch):

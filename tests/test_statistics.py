@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,7 @@ def test_sign_flip_by_hand():
     # All 2^5 sign patterns are enumerated; only all-plus and all-minus are as extreme.
     assert sign_flip(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 32)
     assert sign_flip(np.zeros(5)) == 1.0
+    assert math.isnan(sign_flip(np.array([1.0, math.nan, 3.0, 4.0, 5.0])))
 
 
 def test_interval_covers_the_mean_of_a_known_distribution():

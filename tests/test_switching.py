@@ -163,6 +163,27 @@ def test_an_interrupt_within_a_switch_leaves_the_dense_model(loaded, masks, monk
     assert same(loaded.model, dense)
 
 
+@pytest.mark.parametrize(("at", "again"), [(3, 4), (1, 3), (2, 5), (3, 6), (0, 2), (20, 25)])
+def test_an_interrupt_while_the_dense_model_is_being_restored_is_made_up_for(loaded, masks, monkeypatch, at, again):
+    dense = weights(loaded.model)
+    with PersonaSwitcher(loaded, masks) as switcher:
+        switcher.switch("a")
+        write, calls = switching.write_weights, iter(range(1000))
+
+        def interrupted(module, positions, values):
+            if next(calls) in (at, again):
+                raise KeyboardInterrupt
+            write(module, positions, values)
+
+        monkeypatch.setattr(switching, "write_weights", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            switcher.mix({"a": 0.5, "c": 0.5})
+        monkeypatch.undo()
+        switcher.switch("b")
+        assert same(loaded.model, multiplied(dense, masks, {"b": 1.0}, 0.0))
+    assert same(loaded.model, dense)
+
+
 def test_what_is_on_already_is_not_written_again(loaded, masks):
     with PersonaSwitcher(loaded, masks) as switcher:
         assert (switcher.switches, switcher.seconds) == (0, 0.0)

@@ -41,6 +41,7 @@ def test_runs_are_found_wherever_they_lie_and_once(tmp_path):
     first = an_offline_run(tmp_path / "study" / "run", "a")
     second = an_offline_run(tmp_path / "study" / "run" / "previous-1", "b")
     (tmp_path / "study" / "run" / "wandb" / "run-20260102_030405-c").mkdir()
+    an_offline_run(tmp_path / "study" / "run" / ".discarded", "d")
     found = find_offline_runs([tmp_path, tmp_path / "study"])
     assert [(run.id, run.log, run.directory) for run in found] == [
         ("a", first, tmp_path / "study" / "run"),

@@ -13,9 +13,7 @@ from experiments.switching import POLES, worst_ratio
 from experiments.tables import markdown
 from persona_prune.analysis.hidden import hidden_states, similarity
 from persona_prune.analysis.saved_run import open_run
-from persona_prune.apply import masked
-from persona_prune.methods.saved import load_persona_mask
-from persona_prune.models import maskable_linears
+from persona_prune.saved_persona import SavedPersona
 
 _PROMPTS = 8
 _SPARSITY = 0.6
@@ -60,11 +58,9 @@ def _states(runs: Sequence[Run]) -> dict[str, States]:
     opened = open_run(runs[0].path)
     prompts = opened.test_prompts(_PROMPTS)
     loaded = opened.model().load()
-    linears = maskable_linears(loaded.model)
     states: dict[str, States] = {"dense": hidden_states(loaded, prompts)}
     for run in runs:
-        mask = load_persona_mask(run.path / "persona.safetensors", linears)
-        with masked(loaded.model, mask, model_fingerprint=loaded.fingerprint, gamma=open_run(run.path).gamma):
+        with SavedPersona.load(run.path).applied(loaded):
             states[run.persona] = hidden_states(loaded, prompts)
     return states
 

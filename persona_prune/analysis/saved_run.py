@@ -23,12 +23,6 @@ class SavedRun:
     directory: Path
     config: Mapping[str, Any]
 
-    @property
-    def gamma(self) -> float:
-        """What the run multiplied dropped weights with; 0 for methods that have no such setting."""
-        method = self.config["method"]
-        return float(method["gamma"]) if "gamma" in method else 0.0
-
     def model(self) -> ModelSpec:
         """Return what loads the run's model; raise ValueError if it cannot be built."""
         spec: ModelSpec = self._build("model", self.config["model"])

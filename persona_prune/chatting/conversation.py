@@ -9,6 +9,7 @@ import torch
 from jinja2.exceptions import TemplateError
 from transformers import TextStreamer
 
+from persona_prune.likelihood import render_chat
 from persona_prune.models import LoadedModel
 from persona_prune.switching import PersonaSwitcher
 
@@ -106,11 +107,10 @@ class Conversation:
     def _ids(self, messages: list[dict[str, str]]) -> torch.Tensor:
         system = [{"role": "system", "content": self._system}] if self._system else []
         try:
-            ids: list[int] = self._loaded.tokenizer.apply_chat_template(
-                [*system, *messages], add_generation_prompt=True, tokenize=True, return_dict=True
-            )["input_ids"]
+            text = render_chat(self._loaded.tokenizer, [*system, *messages])
         except TemplateError as error:
             raise ValueError(f"the model's chat template refuses this conversation: {error}") from None
+        ids = self._loaded.tokenizer(text, add_special_tokens=False).input_ids
         room = getattr(self._loaded.model.config, "max_position_embeddings", None)
         if room is not None and len(ids) + self._decoding.max_new_tokens > room:
             raise ValueError(

@@ -1,5 +1,6 @@
 """The margins of every item in every run, small enough to be carried inside a page."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,13 @@ def _row(sample: dict[str, Any]) -> tuple[Text, float | None, float | None] | No
     else:
         return None
     dense = (sample.get("dense_values") or {}).get("margin")
-    return (_short(sample.get("prompt", "")), _short(matching), _short(other)), sample["values"]["margin"], dense
+    text = (_short(sample.get("prompt", "")), _short(matching), _short(other))
+    return text, _finite(sample["values"]["margin"]), _finite(dense)
+
+
+def _finite(margin: float | None) -> float | None:
+    """Return a margin, None if it is no number: a model that overflows has none."""
+    return margin if margin is not None and math.isfinite(margin) else None
 
 
 def _short(text: Any) -> str:

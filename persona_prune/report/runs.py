@@ -12,8 +12,9 @@ import yaml
 
 from persona_prune.run_directory import one_line
 
-_PREVIOUS = re.compile(r"previous-\d+")
-_INSIDE = {".hydra", "samples", "wandb"}
+_INSIDE = re.compile(
+    r"\..*|samples|wandb|previous-\d+"
+)  # what begins with a dot is about to be deleted, or a run's own
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C, where it was built, is much faster
 
 
@@ -27,9 +28,12 @@ class Run:
 
     @property
     def persona(self) -> str:
-        """Name of the persona, marked where its pairs are turned round."""
+        """Name of the persona, marked where its pairs are turned round; of a mix without a name, its parts."""
         node = self.config["persona"]
-        return f"{node['name']}-flipped" if node.get("flip") else str(node["name"])
+        name, weights = str(node["name"]), node.get("weights")
+        if name == "mix" and isinstance(weights, Mapping):
+            name = f"mix of {', '.join(sorted(map(str, weights)))}"
+        return f"{name}-flipped" if node.get("flip") else name
 
     @property
     def method(self) -> str:
@@ -99,9 +103,7 @@ def samples(run: Run, evaluator: str) -> Iterator[dict[str, Any]]:
 
 def _run_directories(root: Path) -> Iterator[Path]:
     for path, below, files in os.walk(root):
-        below[:] = sorted(
-            (name for name in below if name not in _INSIDE and not _PREVIOUS.fullmatch(name)), key=_natural
-        )
+        below[:] = sorted((name for name in below if not _INSIDE.fullmatch(name)), key=_natural)
         if "status.json" in files or "metrics.json" in files:
             yield Path(path)
 

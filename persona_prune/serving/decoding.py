@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from persona_prune.generation import end_tokens
+from persona_prune.generation import drawn_tokens, end_tokens
 from persona_prune.models import LoadedModel
 
 FinishReason = Literal["stop", "length"]
@@ -178,9 +178,7 @@ class Batch:
 
 
 def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, number: Tensor) -> Tensor:
-    """Return one token a row, each drawn with the row's own settings and random number.
-
-    The token is where the cumulative probability, in the order of the vocabulary, passes the number.
+    """Return one token a row, each drawn with the row's own settings and random number (`generation.drawn_tokens`).
 
     Args:
         logits: float32 ``[rows, vocabulary]``.
@@ -204,9 +202,7 @@ def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, number: Tensor) -> 
         unlikely[:, -1] = False
         unlikely[share >= 1] = False
         scores = scores.masked_fill(unlikely.scatter(1, order, unlikely), -torch.inf)
-    cumulative = scores.double().softmax(-1).cumsum(-1)
-    aim = number[sampled].to(cumulative) * cumulative[:, -1]
-    tokens[rows] = (cumulative <= aim[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    tokens[rows] = drawn_tokens(scores, number[sampled])
     return tokens
 
 

@@ -4,6 +4,7 @@ import collections
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from persona_prune.models import LoadedModel
@@ -53,6 +54,7 @@ class Scheduler:
         self._jobs: dict[Answer, Job] = {}
         self._counts = Counts()
         self._deadline: float | None = None  # after which running answers are given up; None: not closing
+        self.error: Exception | None = None  # what ended the thread before its time
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
 
     def start(self) -> None:
@@ -138,8 +140,9 @@ class Scheduler:
             with self._switcher:
                 while self._await_work():
                     self._turn(self._turns.order[0])
-        except Exception:
+        except Exception as error:
             log.exception("the scheduler ended")
+            self.error = error
         finally:
             self._tell_all(Failed("internal"))
             self.close(0)
@@ -194,9 +197,9 @@ class Scheduler:
         running += [admitted] if admitted else []
         for batch in running:
             self._advance(batch)
+        if admitted and admitted.answers:
+            self._join(admitted, [batch for batch in running if batch.answers and batch is not admitted])
         running[:] = [batch for batch in running if batch.answers]
-        if admitted in running and any(batch.join(admitted) for batch in running if batch is not admitted):
-            running.remove(admitted)
         if not running:
             del self._turns.running[persona]
         return self._has_work(persona)
@@ -217,12 +220,29 @@ class Scheduler:
             answers = {Answer(job.query, self._loaded): job for job in jobs}
             self._jobs |= answers
             self._counts.prompt_tokens += sum(len(job.query.prompt) for job in jobs)
-        return Batch(self._loaded, list(answers)) if answers else None
+        try:
+            return Batch(self._loaded, list(answers)) if answers else None
+        except Exception:
+            self._fail(list(answers))
+            return None
+
+    def _join(self, admitted: Batch, running: list[Batch]) -> None:
+        """Add a batch to the first of the others that takes it; none may."""
+        for batch in running:
+            answers = [*batch.answers, *admitted.answers]
+            try:
+                if batch.join(admitted):
+                    return
+            except Exception:
+                self._fail(answers)
+                batch.answers, admitted.answers = [], []  # whose caches are half joined
+                return
 
     def _advance(self, batch: Batch) -> None:
         """Add a token to every answer of a batch that someone still waits for."""
+        answers = batch.answers  # the batch forgets those that are finished before all of a step is done
         try:
-            for answer in batch.answers:
+            for answer in answers:
                 job = self._jobs[answer]
                 if job.cancelled or job.ended:
                     self._end(answer)
@@ -230,10 +250,7 @@ class Scheduler:
             batch.retain(lambda answer: answer in self._jobs)
             grown = batch.step() if batch.answers else []
         except Exception:
-            # One request may be what the model cannot do; the others go on.
-            log.exception("%d requests failed", len(batch.answers))
-            for answer in batch.answers:
-                self._tell(self._end(answer), Failed("internal"))
+            self._fail(answers)
             batch.answers = []
             return
         self._counts.completion_tokens += len(grown)
@@ -244,6 +261,13 @@ class Scheduler:
             if answer.finish_reason is not None:
                 self._end(answer)
                 self._tell(job, Finished(answer.finish_reason, answer.tokens))
+
+    def _fail(self, answers: Sequence[Answer]) -> None:
+        """Tell those who wait for ``answers`` of the exception that is handled now: the other requests go on."""
+        unfinished = [answer for answer in answers if answer in self._jobs]
+        log.exception("%d requests failed", len(unfinished))
+        for answer in unfinished:
+            self._tell(self._end(answer), Failed("internal"))
 
     def _give_up(self, persona: Persona, reason: FailureReason) -> None:
         with self._changed:

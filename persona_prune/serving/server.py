@@ -9,6 +9,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
+from persona_prune.run_directory import one_line
 from persona_prune.serving.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -42,12 +43,17 @@ def is_local(bound: socket.socket) -> bool:
 def serve(app: FastAPI, scheduler: Scheduler, bound: socket.socket, *, shutdown_seconds: float, ready: str) -> None:
     """Serve until SIGINT or SIGTERM; return when all requests have had their answers and the weights are restored.
 
+    Ends by itself where the scheduler does: nobody would be answered any more.
+
     Args:
         app: the application.
         scheduler: the one behind it; started here.
         bound: where to listen.
         shutdown_seconds: how long running answers may take to finish after a signal. A second SIGINT ends them.
         ready: what to print once clients can connect.
+
+    Raises:
+        RuntimeError: the scheduler ended before it was told to.
     """
     config = uvicorn.Config(
         app,
@@ -71,6 +77,8 @@ def serve(app: FastAPI, scheduler: Scheduler, bound: socket.socket, *, shutdown_
         scheduler.join()
         for number, handler in before.items():
             signal.signal(number, handler)
+    if scheduler.error is not None:
+        raise RuntimeError(f"the scheduler ended: {one_line(scheduler.error)}") from scheduler.error
 
 
 class _Server(uvicorn.Server):
@@ -82,6 +90,10 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             print(self._ready, file=sys.stderr, flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        # Until a signal comes, only the scheduler's own end closes it.
+        return await super().on_tick(counter) or self._scheduler.closing
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Before uvicorn waits for the connections: those that wait for the model get their answer now.

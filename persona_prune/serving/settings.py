@@ -12,7 +12,7 @@ from persona_prune.validation import STRICT, Name, PositiveInt
 class ServerSettings:
     """The keys of ``conf/serve.yaml``, which says what they mean."""
 
-    model: str
+    model: str | None
     dtype: str | None
     device: str | None
     personas: Annotated[dict[Name, str], Field(min_length=1)]

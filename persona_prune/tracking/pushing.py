@@ -51,7 +51,9 @@ def find_offline_runs(directories: Sequence[Path]) -> list[OfflineRun]:
         if not directory.is_dir():
             raise NotADirectoryError(f"no directory {directory}: name one that holds run directories")
         for log in directory.rglob("offline-run-*/run-*.wandb"):
-            found[log.resolve()] = OfflineRun(log, log.parent.parent.parent)
+            # A directory whose name begins with a dot is about to be deleted.
+            if not any(part.startswith(".") for part in log.relative_to(directory).parts):
+                found[log.resolve()] = OfflineRun(log, log.parent.parent.parent)
     return sorted(found.values(), key=lambda run: (run.log.parent.name, run.log))
 
 
