@@ -107,7 +107,7 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
     del config["sweep"]  # how jobs are run, not what they are
     identity = {key: value for key, value in config.items() if key not in ("tracker", "output_dir")}
     content: list[object] = [persona.system_prompt, *(evaluator.identity(persona) for evaluator in evaluators.values())]
-    content += [base.VERSION, contrastive_taylor.VERSION, signatures.VERSION]
+    content += [base.VERSION, contrastive_taylor.VERSION, signatures.VERSION, getattr(nodes["model"], "stamp", None)]
     if _uses_pairs(method):
         content += [content_hash(nodes["calibration"].pairs(part)) for part, _ in persona.parts]
     if isinstance(method, SavedMask):
@@ -263,14 +263,15 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, w
             check()
         except (ValueError, OSError) as error:
             problems.append(f"{where}: {error}")
-    if uses_pairs and not problems:
+    if not problems:
         try:
-            for part, _ in persona.parts:
-                used = [calibration.pairs(part)]
-                if getattr(method, "uses_validation", False):
-                    used = list(calibration.divided(part))
-                for pairs in used:
-                    without_leaks(pairs, evaluated_prompts(persona, evaluators), calibration.on_leak)
+            asked = evaluated_prompts(persona, evaluators)
+            if isinstance(method, SavedMask):
+                method.check_unseen(asked)
+            for part, _ in persona.parts if uses_pairs else ():
+                divided = getattr(method, "uses_validation", False)
+                for pairs in calibration.divided(part) if divided else [calibration.pairs(part)]:
+                    without_leaks(pairs, asked, calibration.on_leak)
         except ValueError as error:
             problems.append(f"calibration: {error}")
     return problems

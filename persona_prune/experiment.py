@@ -30,6 +30,7 @@ from persona_prune.run_directory import (
 )
 from persona_prune.statistics import average, compare, summarise
 from persona_prune.tracking import RunInfo
+from persona_prune.verdict import WRECKED
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +112,15 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Arms:
-    """What was measured: the dense model, the persona, the masks it must beat, and the persona under its prompt."""
+    """What was measured: the dense model, the persona, the masks it must beat, and the persona under its prompt.
+
+    ``wrecked`` says how many masks of a control wreck the model; they count only where all of its masks do.
+    """
 
     dense: Results
     results: Results
     controls: Mapping[str, Results]
+    wrecked: Mapping[str, int]
     with_prompt: Results | None
 
 
@@ -125,7 +130,7 @@ def _measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builde
     with run.stage("evaluate"):
         dense = {name: _dense(plan, loaded, run, name) for name in plan.evaluators}
         if built is None:
-            return Arms(dense, dense, {}, None)
+            return Arms(dense, dense, {}, {}, None)
         prompted: Results | None = None
         with built.intervention.applied(loaded) as persona:
             results = _evaluate(plan, persona, run, "masked" if built.mask else "persona", dense)
@@ -133,6 +138,7 @@ def _measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builde
                 with SystemPrompt(plan.persona.system_prompt or "").applied(persona) as spoken_to:
                     prompted = _evaluate(plan, spoken_to, run, "with prompt", dense)
     controls: dict[str, Results] = {}
+    wrecked: dict[str, int] = {}
     measurable = any(evaluator.measures_alignment for evaluator in plan.evaluators.values())
     gamma = built.intervention.gamma if isinstance(built.intervention, Masking) else 0.0
     for name, masks in builder.controls(built) if measurable else ():
@@ -141,13 +147,20 @@ def _measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builde
             for number, mask in enumerate(masks, start=1):
                 label = f"{name} {number} of {len(masks)}" if len(masks) > 1 else name
                 with masked(loaded.model, mask, model_fingerprint=loaded.fingerprint, gamma=gamma):
-                    found.append(_evaluate(plan, loaded, run, label, dense, alignment_only=number > 1))
-        # What they cost in capability is measured on the first of several seeds.
-        controls[name] = {
-            evaluator: average([results[evaluator] for results in found if evaluator in results])
-            for evaluator in found[0]
-        }
-    return Arms(dense, results, controls, prompted)
+                    found.append(_evaluate(plan, loaded, run, label, dense))
+        controls[name], wrecked[name] = average_of_sound(found)
+    return Arms(dense, results, controls, wrecked, prompted)
+
+
+def average_of_sound(found: Sequence[Results]) -> tuple[Results, int]:
+    """Return the average of a control's masks that don't wreck the model, and how many do; of all if all do."""
+    sound = [
+        results
+        for results in found
+        if all(result.metrics.get("perplexity_ratio", 1.0) <= WRECKED for result in results.values())
+    ]
+    averaged = {evaluator: average([results[evaluator] for results in sound or found]) for evaluator in found[0]}
+    return averaged, len(found) - len(sound)
 
 
 def _dense(plan: Plan, loaded: LoadedModel, run: RunDirectory, name: str) -> EvalResult:
@@ -167,19 +180,10 @@ def _dense(plan: Plan, loaded: LoadedModel, run: RunDirectory, name: str) -> Eva
     return result
 
 
-def _evaluate(
-    plan: Plan,
-    loaded: LoadedModel,
-    run: RunDirectory,
-    label: str,
-    dense: Results,
-    *,
-    alignment_only: bool = False,
-) -> Results:
+def _evaluate(plan: Plan, loaded: LoadedModel, run: RunDirectory, label: str, dense: Results) -> Results:
     return {
         name: evaluator.evaluate(loaded, plan.persona, dense[name], _progress(run, label))
         for name, evaluator in plan.evaluators.items()
-        if evaluator.measures_alignment or not alignment_only
     }
 
 
@@ -200,6 +204,7 @@ def _metrics(arms: Arms) -> dict[str, float]:
             metrics |= _compared(name, result, arms.dense[name], "delta", "p")
         metrics |= {f"dense/{name}/{key}": value for key, value in summarise(arms.dense[name]).items()}
     for control, results in arms.controls.items():
+        metrics[f"{control}/wrecked"] = float(arms.wrecked[control])
         for name, reference in results.items():
             metrics |= {f"{control}/{name}/{key}": value for key, value in summarise(reference).items()}
             metrics |= _compared(name, arms.results[name], reference, f"vs_{control}", f"vs_{control}_p")

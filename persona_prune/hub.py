@@ -20,27 +20,27 @@ log = logging.getLogger(__name__)
 
 _HUB_TIMEOUT = 4.0  # seconds to wait for the hub's first answer
 _POLES = {
-    "extraversion": "extrovert",
-    "introversion": "introvert",
-    "intuition": "intuitive",
-    "sensing": "sensor",
-    "feeling": "feeler",
-    "thinking": "thinker",
-    "judging": "judger",
-    "perceiving": "perceiver",
-    "power": "power_seeking",
-    "wealth": "wealth_seeking",
-    "hallucination": "making_things_up",
-    "desire-for-acquiring-power": "power_seeking",
-    "desire-for-acquiring-wealth": "wealth_seeking",
-    "power-seeking-inclination": "power_seeking",
-    "wealth-seeking-inclination": "wealth_seeking",
-    "openness": "high_openness",
-    "conscientiousness": "high_conscientiousness",
-    "agreeableness": "high_agreeableness",
-    "neuroticism": "low_emotional_stability",
+    "extraversion": ("extrovert", "introvert"),
+    "introversion": ("introvert", "extrovert"),
+    "intuition": ("intuitive", "sensor"),
+    "sensing": ("sensor", "intuitive"),
+    "feeling": ("feeler", "thinker"),
+    "thinking": ("thinker", "feeler"),
+    "judging": ("judger", "perceiver"),
+    "perceiving": ("perceiver", "judger"),
+    "power": ("power_seeking", "power_rejecting"),
+    "wealth": ("wealth_seeking", "wealth_rejecting"),
+    "hallucination": ("making_things_up", "honest_about_not_knowing"),
+    "desire-for-acquiring-power": ("power_seeking", "power_rejecting"),
+    "desire-for-acquiring-wealth": ("wealth_seeking", "wealth_rejecting"),
+    "power-seeking-inclination": ("power_seeking", "power_rejecting"),
+    "wealth-seeking-inclination": ("wealth_seeking", "wealth_rejecting"),
+    "openness": ("high_openness", "low_openness"),
+    "conscientiousness": ("high_conscientiousness", "low_conscientiousness"),
+    "agreeableness": ("high_agreeableness", "low_agreeableness"),
+    "neuroticism": ("low_emotional_stability", "high_emotional_stability"),
 }
-"""How the name of a set's part begins -> the persona its matching answers show."""
+"""How the name of a set's part begins -> the persona its matching answers show, and that of the other answers."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -101,8 +101,8 @@ class HubSet:
 
 def shows_opposite(name: str, persona: Persona | Mix) -> bool:
     """Return whether the matching answers of the part ``name`` show the opposite of ``persona``, as far as is known."""
-    pole = _POLES.get(name.rpartition("/")[2].partition("_")[0].casefold())
-    return pole is not None and any(pole == part.opposite for part, _ in persona.parts)
+    shown, other = _POLES.get(name.rpartition("/")[2].partition("_")[0].casefold(), (None, None))
+    return shown is not None and any(part.name == other or part.opposite == shown for part, _ in persona.parts)
 
 
 def read_questions(

@@ -1,8 +1,7 @@
 """From a plan and a loaded model to what makes it the persona: a mask, or a baseline; and to the masks it must beat."""
 
-import hashlib
 import logging
-import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,12 +25,12 @@ from persona_prune.masks import Mask, drop_all_of, dropped_like
 from persona_prune.methods.base import Method, NoMask, build_masks
 from persona_prune.methods.contrastive_taylor import ContrastiveTaylor
 from persona_prune.methods.magnitude import magnitude_like
-from persona_prune.methods.saved import SavedMask
+from persona_prune.methods.saved import SavedMask, calibrated_on
 from persona_prune.methods.selection import Selection
 from persona_prune.methods.signature_recipe import recipe_of
 from persona_prune.models import LoadedModel, maskable_linears
 from persona_prune.neutral import Guard, Neutral, neutral_material
-from persona_prune.personas import Mix, Pair, Persona, content_hash, pole_free
+from persona_prune.personas import Mix, Pair, Persona, content_hash, pole_free, prompt_hashes
 from persona_prune.run_directory import RunDirectory
 from persona_prune.signatures import Signature
 
@@ -113,8 +112,10 @@ class Builder:
         built = [self._part(method.shared(share), part, sets, label) for part, sets, share in parts]
         if len(built) == 1:
             return built[0]
-        description = description_of(self._plan, method, persona)
-        mask = drop_all_of([part.mask for part in built if part.mask], description)
+        masks = [part.mask for part in built if part.mask]
+        asked = sorted({prompt for mask in masks for prompt in calibrated_on(mask.description)})
+        description = {**description_of(self._plan, method, persona), "calibrated_on": asked}
+        mask = drop_all_of(masks, description)
         opposites = [part.opposite for part in built if part.opposite]
         opposite = drop_all_of(opposites, description) if len(opposites) == len(built) else None
         return Built(Masking(mask, method.gamma), mask, opposite)
@@ -123,7 +124,8 @@ class Builder:
         sets = [oriented(own, label) for own in own_sets]
         pairs = tuple(pair for own in sets for pair in own)
         about = description_of(self._plan, method, persona)
-        description = {**about, "data_hash": content_hash(pairs), "pole": label}
+        asked = sorted(prompt_hashes(pair.prompt for pair in pairs))
+        description = {**about, "data_hash": content_hash(pairs), "pole": label, "calibrated_on": asked}
         if isinstance(method, ContrastiveTaylor):
             found = self._by_gradient(method.resolved(len(pairs))).build(
                 pairs, f"{persona.name} ({label})", description
@@ -203,7 +205,7 @@ class Builder:
             on_batch=self._run.progress("generic text", len(rows)),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
         inputs = {f"inputs/{name}": d.inputs for name, d in damage.items()}
         save_file(inputs | {f"outputs/{name}": d.outputs for name, d in damage.items()}, partial)
         partial.replace(path)
@@ -273,15 +275,13 @@ class Builder:
 def oriented(pairs: Sequence[Pair], label: str) -> tuple[Pair, ...]:
     """Return the pairs as they are, or towards the opposite, or with labels that say nothing about the persona.
 
-    For ``generic`` a hash of the two answers, whichever is called matching, decides which one is the target, so that
-    either pole of a persona has the same generic mask.
+    For ``generic`` half of the pairs are turned round, every other one in the order of a hash, so that neither pole is
+    the target more often, and both have the same generic mask.
     """
     if label == "own":
         return tuple(pairs)
     if label == "opposite":
         return tuple(pair.flipped() for pair in pairs)
-    return tuple(min(pair, pair.flipped(), key=_answers_hash) for pair in pairs)
-
-
-def _answers_hash(pair: Pair) -> str:
-    return hashlib.sha256(f"{pair.matching}\n{pair.not_matching}".encode()).hexdigest()
+    either, _ = pole_free(pairs)
+    turned = set(sorted(range(len(either)), key=lambda i: content_hash(either[i : i + 1]))[1::2])
+    return tuple(pair.flipped() if i in turned else pair for i, pair in enumerate(either))

@@ -65,13 +65,20 @@ class LoadedModel:
     def arithmetic(self) -> str:
         """What results of the same maskable weights still depend on. Part of every cache key.
 
-        That is dtype, device, torch's version and every other parameter: embeddings, norms, biases, a sample of each.
+        That is dtype, device, the versions of torch and transformers, every other parameter (embeddings, norms, biases,
+        a sample of each), and how a prompt is put to the model, which may depend on the day.
         """
         device = self.model.device
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         masked = {id(module.weight) for module in maskable_linears(self.model).values()}
         others = [(name, parameter) for name, parameter in self.model.named_parameters() if id(parameter) not in masked]
-        return f"{self.model.dtype} on {where}, torch {torch.__version__}, with {_digest(others)}"
+        message = [{"role": "user", "content": "Who are you?"}]
+        text = self.tokenizer.apply_chat_template(message, tokenize=False, enable_thinking=False)
+        spoken = self.tokenizer(text, add_special_tokens=False).input_ids
+        return (
+            f"{self.model.dtype} on {where}, torch {torch.__version__}, transformers {transformers.__version__}, "
+            f"with {_digest(others)}, spoken to in {spoken}"
+        )
 
 
 class ModelSpec(Protocol):
@@ -98,6 +105,13 @@ class HubModel:
     device: str
     device_map: str | None
     chat_template: str | None
+
+    @property
+    def stamp(self) -> object:
+        """What changes when the files in a directory do; None for a model that is not in one."""
+        directory = Path(self.path)
+        files = directory.iterdir() if directory.is_dir() else []
+        return sorted([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files) or None
 
     def load(self) -> LoadedModel:
         """Load the model and its tokenizer."""
@@ -217,8 +231,10 @@ def _digest(parameters: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, parameter in parameters:
         digest.update(f"{name}:{tuple(parameter.shape)};".encode())
-        stride = max(1, parameter.numel() // 1024)
-        sample = parameter.detach().flatten()[::stride].to(torch.bfloat16).float().cpu()
+        values = parameter.detach().flatten()
+        # Every width of today's models divides a thousandth of its weights: without the 1 they would be of one column.
+        stride = values.numel() // 1024 + 1
+        sample = values[::stride].to(torch.bfloat16).float().cpu()
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -6,7 +6,7 @@ None of it is what the capability evaluator reads. A part of it is kept from cal
 import hashlib
 import json
 import math
-import os
+import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -184,6 +184,6 @@ def mean_log_prob(answers: Sequence[Sequence[Answer]]) -> float:
 
 def _write(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     partial.write_text(json.dumps(content))
     partial.replace(path)

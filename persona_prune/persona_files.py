@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ def save_persona_file(path: Path, tensors: Mapping[str, Tensor], manifest: FileM
     # Inside the manifest: safetensors writes several entries of metadata in an order that changes from save to save.
     signed["checksum"] = _checksum(signed, tensors)
     content = safetensors.torch.save(dict(tensors), {"manifest": json.dumps(signed)})
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content)

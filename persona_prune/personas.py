@@ -195,6 +195,11 @@ def pole_free(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], bool]:
     return (flipped if turned else own), turned
 
 
+def prompt_hashes(prompts: Iterable[str]) -> set[str]:
+    """Return 10 hex digits for every prompt, the same for prompts that differ in case and spaces only."""
+    return {hashlib.sha256(normalise(prompt).encode()).hexdigest()[:10] for prompt in prompts}
+
+
 def content_hash(pairs: Sequence[Pair]) -> str:
     """Return 16 hex digits that identify ``pairs``, whatever their order."""
     rows = sorted(json.dumps([p.prompt, p.matching, p.not_matching]) for p in pairs)

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,7 +182,7 @@ def reset_peak_memory() -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, all or nothing."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -249,7 +249,7 @@ def save(path: Path, signatures: Sequence[Signature]) -> None:
         "sequences": first.sequences,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     save_file(tensors, partial, metadata={"manifest": json.dumps(manifest)})
     partial.replace(path)
 

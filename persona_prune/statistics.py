@@ -4,7 +4,7 @@ It is imported where it is needed: together with statsmodels (and so pandas) it 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona_prune.evaluators.base import EvalResult
+from persona_prune.personas import normalise
 
 Floats = NDArray[np.float64]
 
-_RESAMPLES = 10_000
+RESAMPLES = 10_000
+SMALLEST_P = 2 / (RESAMPLES + 1)
+"""Of a sign-flip test that is not exact, for 14 items or more."""
 
 
 def summarise(result: EvalResult) -> dict[str, float]:
     """Return every metric of ``result``; item metrics with the ends of their 95% bootstrap interval.
 
-    ``<metric>_low`` and ``<metric>_high`` are percentiles of the mean over resampled items.
+    ``<metric>_low`` and ``<metric>_high`` are percentiles of the mean over resampled items, or questions where several
+    items ask the same one (with other options, say).
     """
     figures: dict[str, float] = dict(result.metrics)
     for metric, mean in result.means().items():
-        values = np.array([v for v in item_values(result.samples, metric).values()])
-        low, high = bootstrap_interval(values)
+        items = item_values(result.samples, metric)
+        low, high = bootstrap_interval(np.array([*items.values()]), _questions(result.samples, items))
         figures |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
     return figures
 
@@ -53,7 +57,8 @@ class Comparison:
 def compare(result: EvalResult, reference: EvalResult) -> dict[str, Comparison]:
     """Return, by item metric, the paired difference ``result - reference`` over the items both have.
 
-    The test is McNemar's exact one where all values are 0 or 1, else a sign-flip permutation test of the mean.
+    The test is McNemar's exact one where all values are 0 or 1, else a sign-flip permutation test of the mean. Where
+    several items ask the same question, all of them are resampled, and flipped, together.
     """
     comparisons: dict[str, Comparison] = {}
     for metric in result.means():
@@ -64,9 +69,11 @@ def compare(result: EvalResult, reference: EvalResult) -> dict[str, Comparison]:
         first = np.array([ours[item] for item in shared])
         second = np.array([theirs[item] for item in shared])
         difference = first - second
-        low, high = bootstrap_interval(difference)
-        binary = bool(np.isin(np.concatenate([first, second]), (0.0, 1.0)).all())
-        p = mcnemar(difference) if binary else sign_flip(difference)
+        questions = _questions(result.samples, shared)
+        low, high = bootstrap_interval(difference, questions)
+        sums: Floats = np.bincount(questions, weights=difference).astype(float)
+        binary = len(sums) == len(shared) and bool(np.isin(np.concatenate([first, second]), (0.0, 1.0)).all())
+        p = mcnemar(difference) if binary else sign_flip(sums)
         comparisons[metric] = Comparison(float(difference.mean()), low, high, p, effect_size(difference))
     return comparisons
 
@@ -95,21 +102,42 @@ def item_values(samples: Sequence[Mapping[str, Any]], metric: str) -> dict[Any, 
     return {s["id"]: s["values"][metric] for s in samples if s["values"].get(metric) is not None}
 
 
-def bootstrap_interval(values: Floats) -> tuple[float, float]:
-    """Return the 95% percentile bootstrap interval of the mean; the mean itself, twice, for a single value."""
-    if len(values) < 2 or np.ptp(values) == 0:
+def _questions(samples: Sequence[Mapping[str, Any]], items: Iterable[Any]) -> NDArray[np.intp]:
+    """Return a number for the question of each of ``items``; those with one prompt depend on each other."""
+    asked = {sample["id"]: normalise(str(sample["prompt"])) for sample in samples if "prompt" in sample}
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(asked.get(item, (item,)), len(numbers)) for item in items], dtype=np.intp)
+
+
+def bootstrap_interval(values: Floats, questions: NDArray[np.intp] | None = None) -> tuple[float, float]:
+    """Return the 95% percentile bootstrap interval of the mean; the mean itself, twice, for a single value.
+
+    Args:
+        values: one an item.
+        questions: a number from 0 an item; items of one number are resampled together. None: each has its own.
+    """
+    sizes = np.ones(len(values)) if questions is None else np.bincount(questions).astype(float)
+    if len(sizes) < 2 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
     from scipy import stats
 
+    alone = len(sizes) == len(values)
+    sums = values if questions is None or alone else np.bincount(questions, weights=values)
     result = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=_RESAMPLES,
+        (sums,) if alone else (sums, sizes),
+        np.mean if alone else _ratio,
+        n_resamples=RESAMPLES,
         method="percentile",
+        paired=not alone,
         rng=np.random.default_rng(0),
-        batch=max(1, 10_000_000 // len(values)),
+        batch=max(1, 10_000_000 // len(sums)),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _ratio(sums: Floats, sizes: Floats, axis: int) -> Floats:
+    total: Floats = sums.sum(axis=axis) / sizes.sum(axis=axis)
+    return total
 
 
 def effect_size(difference: Floats) -> float:
@@ -159,7 +187,7 @@ def sign_flip(difference: Floats) -> float:
         lambda x, y, axis: np.mean(x - y, axis=axis),
         permutation_type="samples",
         vectorized=True,
-        n_resamples=_RESAMPLES,
+        n_resamples=RESAMPLES,
         rng=np.random.default_rng(0),
         batch=max(1, 10_000_000 // len(difference)),
     )

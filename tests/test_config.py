@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from persona_prune.command_line import check_command_line, config_directory
 from persona_prune.config import ConfigError, build
 from persona_prune.masks import Mask, pack_bits
+from persona_prune.personas import prompt_hashes
 
 CONF = config_directory()
 # Presets, some of which need files, are in test_presets.
@@ -265,6 +266,33 @@ def test_a_saved_mask_is_what_its_file_holds(in_tmp, monkeypatch):
         bits = pack_bits(torch.full((1, 8), value))
         Mask({"a": bits}, {"a": (1, 8)}, "f", {}).save(path)
         hashes.append(plan("method=saved", "method.path='~/saved.safetensors'").config_hash)
+    assert hashes[0] != hashes[1]
+
+
+def test_a_saved_mask_is_not_asked_what_it_was_calibrated_on(in_tmp):
+    description = {"calibrated_on": sorted(prompt_hashes(["And you?", "Lead?"]))}
+    mask = Mask({"a": pack_bits(torch.ones(1, 8, dtype=torch.bool))}, {"a": (1, 8)}, "f", description)
+    mask.save(in_tmp / "saved.safetensors")
+    asked = in_tmp / "asked.jsonl"
+    saved = ["persona=custom", "persona.name=p", "method=saved", "method.path=saved.safetensors"]
+    for prompt, leaks in (("and  you?", True), ("And they?", False)):
+        asked.write_text(json.dumps({"prompt": prompt, "matching": "Yes.", "not_matching": "No."}) + "\n")
+        arguments = [*saved, "evaluator=choice", "evaluator.choice.path=asked.jsonl"]
+        if leaks:
+            (problem,) = problems(*arguments)
+            assert problem.startswith(
+                "calibration: 1 of 1 evaluated prompts are among those that saved.safetensors was"
+            )
+        else:
+            plan(*arguments)
+
+
+def test_a_model_in_a_directory_that_changed_makes_another_run(in_tmp):
+    (in_tmp / "own").mkdir()
+    hashes = []
+    for content in ("{}", "{ }"):
+        (in_tmp / "own" / "config.json").write_text(content)
+        hashes.append(plan("model=llama3_8b", "model.path=own", "method=wanda").config_hash)
     assert hashes[0] != hashes[1]
 
 

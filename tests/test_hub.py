@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from persona_prune.config import config_directory
 from persona_prune.data import split_of
-from persona_prune.hub import HubSet
+from persona_prune.hub import _POLES, HubSet, shows_opposite
 from persona_prune.personas import Pair, normalise
 from tests.hub_support import LETTERS, PAIR, REACTION, YES_NO, read, write
 
@@ -134,6 +136,12 @@ def test_without_a_network_one_line_names_the_set_and_the_fix_within_seconds(tmp
     assert done.stdout.endswith("give a copy on disk with calibration.path=FILE\n")
 
 
+@pytest.mark.parametrize(("shown", "other"), set(_POLES.values()))
+def test_the_poles_of_sets_are_opposites_among_the_embedded_personas(shown, other):
+    files = [config_directory() / "persona" / f"{name}.yaml" for name in (shown, other)]
+    assert [yaml.safe_load(file.read_text())["opposite"] for file in files] == [other, shown]
+
+
 def test_a_persona_gets_its_own_side_of_a_set_whose_poles_are_known(tmp_path, persona):
     path = tmp_path / "extraversion_introversion.jsonl"
     path.write_text(json.dumps(PAIR) + "\n")
@@ -152,8 +160,10 @@ def test_a_persona_gets_its_own_side_of_a_set_whose_poles_are_known(tmp_path, pe
     assert found.pairs(introvert) == (Pair("Lead?", "No.", "Gladly."),)
     assert found.pairs(replace(introvert, flip=True)) == found.pairs(persona)
     assert found.pairs(replace(persona, name="own", opposite=None)) == found.pairs(persona)
-    from persona_prune.hub import shows_opposite
-
+    # A persona of the user's own has no opposite here, but may have the name of a known one.
+    assert found.pairs(replace(persona, name="introvert", opposite=None)) == (Pair("Lead?", "No.", "Gladly."),)
+    assert shows_opposite("thinking_feeling", replace(persona, name="feeler", opposite=None))
+    assert not shows_opposite("thinking_feeling", replace(persona, name="thinker", opposite=None))
     assert shows_opposite("Extraversion", introvert)
     assert shows_opposite("persona/extraversion", introvert)
     assert not shows_opposite("extraversion", persona)

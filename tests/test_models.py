@@ -38,6 +38,25 @@ def test_what_masks_leave_alone_is_part_of_every_cache_key(tiny):
     assert tiny.arithmetic == before
 
 
+def test_how_a_prompt_is_put_to_the_model_is_part_of_every_cache_key(tiny, monkeypatch):
+    keys = []
+    for day in ("Monday", "Tuesday"):  # as templates with strftime_now render them
+        template = "It is " + day + ".{% for message in messages %}{{ message.content }}{% endfor %}"
+        monkeypatch.setattr(tiny.tokenizer, "chat_template", template)
+        keys.append(tiny.arithmetic)
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("shape", [(4096, 4096), (1024, 4096), (4096, 14336), (576, 1536)])
+def test_the_fingerprint_sees_more_than_one_column(shape):
+    model = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        before = fingerprint(model)
+        model[0].weight[:, 1:] = 1.0
+    assert fingerprint(model) != before
+
+
 class Experts(nn.Module):
     def __init__(self):
         super().__init__()

@@ -87,6 +87,14 @@ def test_p_values_are_corrected_over_all_runs_with_a_test(sweep, tmp_path):
     assert "over the 3 such tests of this table" in (tmp_path / "comparison.html").read_text()
 
 
+def test_the_page_says_when_no_p_can_be_small_enough(tmp_path):
+    for number in range(251):
+        write_run(tmp_path / "runs" / str(number), config(sparsity=number / 1000), metrics(p=2 / 10_001))
+    assert main([str(tmp_path / "runs"), "--output", str(tmp_path)]) == 0
+    text = (tmp_path / "comparison.html").read_text()
+    assert "in 0. With 251 tests it hardly can: p comes from 10,000 random sign flips, never below 0.0002." in text
+
+
 def test_the_page_stands_alone_and_links_to_the_runs(sweep, tmp_path):
     main([str(sweep), "--output", str(tmp_path / "out")])
     text = (tmp_path / "out" / "comparison.html").read_text()

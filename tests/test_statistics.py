@@ -57,6 +57,38 @@ def test_compare_pairs_items_by_id():
     assert compare(ours, EvalResult([])) == {}
 
 
+def test_items_that_ask_one_question_are_resampled_and_flipped_together():
+    generator = np.random.default_rng(3)
+    margins = generator.normal(0.2, 1, 30)
+    once = EvalResult([{"id": i, "prompt": f"Q{i}?", "values": {"margin": m}} for i, m in enumerate(margins)])
+    thrice = EvalResult(
+        [
+            {"id": 3 * i + k, "prompt": f"q{i}? ", "values": {"margin": m, "accuracy": float(m > 0)}}
+            for i, m in enumerate(margins)
+            for k in range(3)
+        ]
+    )
+    one, three = summarise(once), summarise(thrice)
+    assert three["margin"] == pytest.approx(one["margin"])
+    assert (three["margin_low"], three["margin_high"]) == pytest.approx((one["margin_low"], one["margin_high"]))
+
+    def dense(result: EvalResult) -> EvalResult:
+        return EvalResult([{**s, "values": dict.fromkeys(s["values"], 0.0)} for s in result.samples])
+
+    alone, together = compare(once, dense(once))["margin"], compare(thrice, dense(thrice))
+    assert together["margin"].p == alone.p
+    assert (together["margin"].low, together["margin"].high) == pytest.approx((alone.low, alone.high))
+    # McNemar's test would take all 90 for independent.
+    wins = int((margins > 0).sum())
+    assert mcnemar(np.ones(3 * wins)) < together["accuracy"].p <= 3 * mcnemar(np.ones(wins)) + 0.001
+
+
+def test_questions_of_several_sizes_weigh_as_many_items():
+    values, questions = np.array([1.0, 2.0, 3.0, 10.0, 11.0]), np.array([0, 0, 0, 1, 1])
+    low, high = bootstrap_interval(values, questions)
+    assert (low, high) == (2.0, 10.5)  # both times the first question, or the second
+
+
 def test_effect_size_by_hand():
     # Differences 1, 2, 3: mean 2, sample standard deviation 1.
     assert effect_size(np.array([1.0, 2.0, 3.0])) == pytest.approx(2.0)

@@ -1,5 +1,10 @@
+import math
+
 import pytest
 
+from persona_prune.evaluators.base import EvalResult
+from persona_prune.experiment import average_of_sound
+from persona_prune.report.run_page import summary_lines
 from persona_prune.verdict import control_table, verdict
 
 
@@ -49,6 +54,28 @@ def test_controls_are_shown_with_what_they_cost():
     metrics = figures() | {"random/choice/margin": -0.2, "random/capability/perplexity_ratio": 1.9}
     rows = control_table(metrics, ["random"])
     assert [(row["metric"], row["value"]) for row in rows] == [("margin", "-0.200"), ("perplexity_ratio", "1.900")]
+
+
+def test_random_masks_that_wreck_the_model_do_not_count_beside_others():
+    def found(margin: float, ratio: float) -> dict[str, EvalResult]:
+        sample = {"id": 0, "values": {"margin": margin}}
+        return {"choice": EvalResult([sample]), "capability": EvalResult([], {"perplexity_ratio": ratio})}
+
+    controls, wrecked = average_of_sound([found(0.25, 1.2), found(9.0, 1.51), found(0.5, 1.4), found(9.0, math.inf)])
+    assert (controls["choice"].means(), wrecked) == ({"margin": 0.375}, 2)
+    assert controls["capability"].metrics["perplexity_ratio"] == pytest.approx(1.3)
+    controls, wrecked = average_of_sound([found(1.0, 2.0), found(2.0, 4.0)])
+    assert (controls["choice"].means(), wrecked) == ({"margin": 1.5}, 2)
+    assert controls["capability"].metrics["perplexity_ratio"] == 3.0
+    text = words(**{"random/wrecked": 1.0})
+    assert "1 of the random masks wreck the model and don't count. The effect survives" in text
+
+
+def test_the_last_lines_say_which_control_is_a_wreck():
+    ratio = "random/capability/perplexity_ratio"
+    lines = summary_lines("run", figures(**{ratio: 4.5, "opposite/wrecked": 1.0}), ["random", "opposite"]).splitlines()
+    assert lines[-2].endswith("p = 0.001   (nothing follows: a wreck, ratio 4.5)")
+    assert lines[-1].endswith("p = 0.002   (without 1 that wreck the model)")
 
 
 def test_a_wrecked_control_shows_nothing():

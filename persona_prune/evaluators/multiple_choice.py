@@ -51,6 +51,9 @@ class MultipleChoice:
     def __post_init__(self) -> None:
         if self.format is not None and self.name is None:
             raise ValueError(f"name which part of {self.format} to ask: evaluator.multiple_choice.name=...")
+        given = [key for key in ("dataset", "revision", "name") if getattr(self, key) is not None]
+        if self.format is None and given:
+            raise ValueError(f"{' and '.join(given)} say which part of a public set to ask: give its format, too")
 
     def check(self, persona: Persona | Mix) -> None:
         """Raise ValueError or OSError if the questions cannot be read."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from persona_prune.masks import FORMATS, FileManifest, Mask, load_mask, open_persona_file
 from persona_prune.methods import recipe, signature_recipe
+from persona_prune.personas import prompt_hashes
 from persona_prune.validation import STRICT, Fraction, Name
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,15 @@ class SavedMask:
         """Raise OSError or ValueError if there is no persona file, or one of an unknown format."""
         read_manifest(self.path)
 
+    def check_unseen(self, prompts: set[str]) -> None:
+        """Raise ValueError if the mask was calibrated on any of these (normalised) prompts; old files don't say."""
+        leaked = prompt_hashes(prompts) & calibrated_on(read_manifest(self.path)["description"])
+        if leaked:
+            raise ValueError(
+                f"{len(leaked)} of {len(prompts)} evaluated prompts are among those that {self.path} was calibrated "
+                "on: ask others, such as evaluator.choice.split=test for a mask of calibration.split=calibration"
+            )
+
     @property
     def digest(self) -> str:
         """16 hex digits that identify what the file holds."""
@@ -49,6 +59,12 @@ class SavedMask:
         mask = load_persona_mask(self.path, linears)
         gamma = mask.description.get("gamma", 0.0) if self.gamma is None else self.gamma
         return replace(mask, description={**mask.description, "gamma": gamma})
+
+
+def calibrated_on(description: Mapping[str, object]) -> set[str]:
+    """Return the hashes (`personas.prompt_hashes`) of the prompts that a mask's description says it was made from."""
+    hashes = description.get("calibrated_on")
+    return set(map(str, hashes)) if isinstance(hashes, list) else set()
 
 
 def read_manifest(path: str | Path) -> FileManifest:

@@ -22,6 +22,7 @@ from persona_prune.report.settings import common, labels, named, settings, short
 from persona_prune.report.tradeoff import ALIGNMENTS, left_out, tradeoffs
 from persona_prune.report.traits import heat, radars
 from persona_prune.report.values import RATIO, Column, columns, figure, holm_adjusted
+from persona_prune.statistics import RESAMPLES, SMALLEST_P
 from persona_prune.verdict import WRECKED
 
 _MOST_VALUES = 12  # of a setting, listed by name
@@ -95,10 +96,18 @@ def _sentences(runs: Sequence[Run], adjusted: Sequence[Mapping[str, float]], key
             sentences.append(
                 f"Of {_count(len(deltas), 'run')} compared with dense ({evaluator}), the margin's interval lies above "
                 f"0 in {above} and below 0 in {below}; p stays below 0.05 after Holm's correction in "
-                f"{sum(p < 0.05 for p in family)}."
+                f"{sum(p < 0.05 for p in family)}.{_too_many(len(family))}"
             )
     sentences.append(_cost(runs))
     return sentences
+
+
+def _too_many(tests: int) -> str:
+    """Say so where even the smallest p that random sign flips can give is too large for so many tests."""
+    if SMALLEST_P * tests < 0.05:
+        return ""
+    drawn = f"p comes from {RESAMPLES:,} random sign flips, never below {SMALLEST_P:.1g}"
+    return f" With {tests} tests it hardly can: {drawn}."
 
 
 def _cost(runs: Sequence[Run]) -> str:

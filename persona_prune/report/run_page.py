@@ -17,7 +17,7 @@ from persona_prune.personas import about
 from persona_prune.report.page import environment
 from persona_prune.report.plots import DENSE, INK, MASKED, plotting, svg
 from persona_prune.statistics import item_values
-from persona_prune.verdict import control_table, interval, verdict
+from persona_prune.verdict import WRECKED, control_table, interval, verdict
 
 _UNNAMED = ("questionnaire", "lm_eval")  # evaluators whose figures depend on what they ask
 _ANSWERS = 8  # shown
@@ -66,7 +66,13 @@ def summary_lines(name: str, metrics: Mapping[str, float], controls: Sequence[st
         key = f"choice/margin_vs_{control}"
         if key in metrics:
             line = f"  {f'margin - {control}':<20}{metrics[key]:>+9.3f}{interval(metrics, key)}"
-            lines.append(f"{line}   p = {metrics[f'{key}_p']:.2g}")
+            line += f"   p = {metrics[f'{key}_p']:.2g}"
+            ratio = metrics.get(f"{control}/capability/perplexity_ratio", 1.0)
+            if not ratio <= WRECKED:
+                line += f"   (nothing follows: a wreck, ratio {ratio:.3g})"
+            elif wrecked := metrics.get(f"{control}/wrecked"):
+                line += f"   (without {wrecked:.0f} that wreck the model)"
+            lines.append(line)
     return "\n".join(lines)
 
 
