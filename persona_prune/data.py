@@ -265,6 +265,13 @@ def _pair(path: Path, line: int, row: object, sides: tuple[str, ...]) -> Pair:
     return Pair(**{"not_matching": "", **{key: str(value) for key, value in fields.items()}})
 
 
+def directory_stamp(path: str) -> object:
+    """Return what changes when the files in a directory do; None where there is no such directory."""
+    directory = Path(path).expanduser()
+    files = directory.iterdir() if directory.is_dir() else []
+    return sorted([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files) or None
+
+
 def without_leaks(
     calibration: Sequence[Pair], evaluated: set[str], on_leak: Literal["error", "drop"]
 ) -> tuple[Pair, ...]:

@@ -99,7 +99,7 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
             )
         )
         write_text(run.path / "report.html", page)
-        tracked.finish(metrics, builder.made_from)
+        run.complete = True
     except BaseException as error:
         tracked.fail("interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error))
         raise
@@ -107,6 +107,7 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
     for doubt in doubts(metrics):
         log.warning("  ! %s", doubt)
     log.info("report: %s", run.path / "report.html")
+    tracked.finish(metrics, builder.made_from)  # last, as it may wait for the network
     return metrics
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from persona_prune.data import read_text
 from persona_prune.personas import Question
 
-_PROMPTS = ("query", "question", "prompt", "ctx")
+_PROMPTS = ("query", "question", "prompt", "ctx", "goal")
 _OPTIONS = ("choices", "options", "endings")
 _ANSWERS = ("gold", "answer", "label", "answerKey")
 
@@ -18,10 +18,10 @@ _ANSWERS = ("gold", "answer", "label", "answerKey")
 def read_knowledge(path: str | Path) -> list[Question]:
     """Read a JSONL file of questions with one right option.
 
-    A row has the question as ``query``, ``question``, ``prompt`` or ``ctx``; the options as ``choices``, ``options`` or
-    ``endings``, a list or ARC's ``{"text": [...], "label": [...]}``; and the right one as ``gold``, ``answer``,
-    ``label`` or ``answerKey``: its index, the index as text, or its letter. So the rows of HellaSwag, MMLU and ARC can
-    be used as they are.
+    A row has the question as ``query``, ``question``, ``prompt``, ``ctx`` or ``goal``; the options as ``choices``,
+    ``options`` or ``endings``, a list or ARC's ``{"text": [...], "label": [...]}``, or as ``sol1`` and ``sol2``; and
+    the right one as ``gold``, ``answer``, ``label`` or ``answerKey``: its index, the index as text, or its letter. So
+    the rows of HellaSwag, MMLU, ARC and PIQA can be used as they are.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -55,6 +55,8 @@ def lettered(question: Question) -> Question:
 def _question(row: object) -> Question:
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, got {type(row).__name__}")
+    if {"sol1", "sol2"} <= row.keys():
+        row = {"options": [row["sol1"], row["sol2"]], **row}
     prompt, options, answer = _first(row, _PROMPTS), _first(row, _OPTIONS), _first(row, _ANSWERS)
     labels: Sequence[str] = ()
     if isinstance(options, dict):

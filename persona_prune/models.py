@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
+from persona_prune.data import directory_stamp
 from persona_prune.devices import DType, pick_device, pick_dtype
 from persona_prune.validation import STRICT, Name, PositiveInt
 
@@ -108,10 +109,8 @@ class HubModel:
 
     @property
     def stamp(self) -> object:
-        """What changes when the files in a directory do; None for a model that is not in one."""
-        directory = Path(self.path)
-        files = directory.iterdir() if directory.is_dir() else []
-        return sorted([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files) or None
+        """What tells a changed model from the one it was (`directory_stamp`)."""
+        return directory_stamp(self.path)
 
     def load(self) -> LoadedModel:
         """Load the model and its tokenizer."""

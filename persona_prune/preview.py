@@ -19,12 +19,20 @@ cached: "no" is certain. "maybe": there is one of these pairs, but whether it is
 only the weights can tell, whose fingerprint is part of the cache's keys; so too for the dense model's evaluations."""
 
 
-def preview(jobs: Sequence[tuple[Sequence[str], Plan]]) -> list[str]:
-    """Return the lines that tell what each job would do; no model is loaded and nothing is written."""
+def preview(jobs: Sequence[tuple[Sequence[str], Plan]], *, complete: bool) -> list[str]:
+    """Return the lines that tell what each job would do; no model is loaded and nothing is written.
+
+    Args:
+        jobs: overrides and plan of each.
+        complete: whether these are the sweep's jobs, not the corners of a space that it searches.
+    """
     hashes = {kind: _data_hashes(cache_root() / kind) for kind in ("signatures", "masks")}
     plans = [plan for _, plan in jobs]
     done = sum(_state(plan) == "done" for plan in plans)
-    lines = [f"{len(jobs)} jobs, {done} of them done already; a sweep would skip those and start the others"]
+    if complete:
+        lines = [f"{len(jobs)} jobs, {done} of them done already; a sweep would skip those and start the others"]
+    else:
+        lines = [f"{len(jobs)} corners of the space that would be searched; the sweeper chooses the jobs"]
     common = set.intersection(*(set(overrides) for overrides, _ in jobs))
     for number, (overrides, plan) in enumerate(jobs):
         own = " ".join(line for line in overrides if line not in common)

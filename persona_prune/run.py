@@ -54,7 +54,7 @@ def main() -> int:
     try:
         checked = check_command_line(sys.argv[1:])
         if checked is not None and checked.sweep.dry_run:
-            print(*preview(checked.jobs), sep="\n")
+            print(*preview(checked.jobs, complete=checked.complete), sep="\n")
             return 0
         if checked is not None and checked.multirun:
             return _run_sweep(checked)

@@ -30,10 +30,14 @@ _DISCARDED = ".discarded"
 
 
 class RunDirectory:
-    """One run's directory while it is being filled; use `open_run_directory`."""
+    """One run's directory while it is being filled; use `open_run_directory`.
+
+    ``complete``: all of its results are there, so that an interrupt from now on takes nothing away.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.complete = False
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -104,7 +108,7 @@ def open_run_directory(
                     log.debug("traceback", exc_info=error)
                     raise
         except KeyboardInterrupt:
-            run.status("failed", config_hash, INTERRUPTED)
+            run.status(*(("done", config_hash) if run.complete else ("failed", config_hash, INTERRUPTED)))
             raise
         except BaseException as error:
             run.status("failed", config_hash, one_line(error))
@@ -176,8 +180,9 @@ def peak_memory_mb() -> float:
 
 def reset_peak_memory() -> None:
     """Forget the peak of earlier runs on the GPUs; the host keeps no such mark that could be reset."""
-    for device in range(torch.cuda.device_count()):
-        torch.cuda.reset_peak_memory_stats(device)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
 
 
 def write_text(path: Path, text: str) -> None:

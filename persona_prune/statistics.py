@@ -103,10 +103,28 @@ def item_values(samples: Sequence[Mapping[str, Any]], metric: str) -> dict[Any, 
 
 
 def _questions(samples: Sequence[Mapping[str, Any]], items: Iterable[Any]) -> NDArray[np.intp]:
-    """Return a number for the question of each of ``items``; those with one prompt depend on each other."""
-    asked = {sample["id"]: normalise(str(sample["prompt"])) for sample in samples if "prompt" in sample}
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(asked.get(item, (item,)), len(numbers)) for item in items], dtype=np.intp)
+    """Return a number for the question of each of ``items``.
+
+    Items with one prompt and an option in common ask the same question, and depend on each other; a prompt alone may
+    stand before every item of a set.
+    """
+    options = {sample["id"]: _options(sample) for sample in samples}
+    labels: list[int] = []
+    of_option: dict[tuple[str, str], int] = {}
+    for number, item in enumerate(items):
+        known = {of_option[option] for option in options.get(item, ()) if option in of_option}
+        label = min(known, default=number)
+        if len(known) > 1:
+            labels = [label if other in known else other for other in labels]
+            of_option = {option: label if other in known else other for option, other in of_option.items()}
+        labels.append(label)
+        of_option |= dict.fromkeys(options.get(item, ()), label)
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def _options(sample: Mapping[str, Any]) -> list[tuple[str, str]]:
+    texts = [sample[key] for key in ("matching", "not_matching") if key in sample] or sample.get("options") or []
+    return [(normalise(str(sample.get("prompt", ""))), str(text)) for text in texts]
 
 
 def bootstrap_interval(values: Floats, questions: NDArray[np.intp] | None = None) -> tuple[float, float]:

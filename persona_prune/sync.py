@@ -1,6 +1,7 @@
 """Push runs that were logged offline to W&B: ``python -m persona_prune.sync [DIR ...] [--dry-run]``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    os.environ.pop("WANDB_MODE", None)  # offline is how the runs were logged, not how they are pushed
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ ROWS = {
     "llm-foundry": {"query": "Question: 2 + 2?", "choices": ["3", "4"], "gold": 1},
     "MMLU": {"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": 1, "subject": "arithmetic"},
     "MMLU by letter": {"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": "B"},
+    "PIQA": {"goal": "2 + 2?", "sol1": "3", "sol2": "4", "label": 1},
     "HellaSwag": {"ctx": "He adds two and two.", "endings": ["It is three.", "It is four."], "label": "1"},
     "ARC": {"question": "2 + 2?", "choices": {"text": ["3", "4"], "label": ["A", "B"]}, "answerKey": "B"},
     "ARC by number": {"question": "2 + 2?", "choices": {"text": ["3", "4"], "label": ["1", "2"]}, "answerKey": "2"},
@@ -33,6 +34,7 @@ def test_rows_of_public_sets_are_read_as_they_are(kind, tmp_path):
     [
         ("{", "line 2: invalid JSON"),
         ('"text"', "line 2: expected an object, got str"),
+        ({"goal": "Why?", "sol1": "So.", "label": 0}, "line 2: no choices or options or endings"),
         ({"question": "Why?", "answer": 0}, "line 2: no choices or options or endings; the row has question, answer"),
         ({"question": " ", "choices": ["a", "b"], "answer": 0}, "line 2: the question"),
         ({"question": "Why?", "choices": ["a", 1], "answer": 0}, "line 2: the options"),

@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from persona_prune.command_line import check_command_line
+from persona_prune.experiment import run_experiment
 from persona_prune.methods.saved import load_persona_mask
 from persona_prune.models import maskable_linears
+from persona_prune.run_directory import peak_memory_mb, reset_peak_memory
 from tests.conftest import tiny_model
 from tests.reference.offline_wandb import read_run
 
@@ -211,6 +215,27 @@ def test_contrastive_taylor_moves_the_pairs_it_was_calibrated_on(tmp_path, cache
     (again,) = [json.loads(path.read_text()) for path in (tmp_path / "outputs").rglob("metrics.json")]
     assert again["choice/margin"] == found[1][0]["choice/margin"]
     assert "random/choice/margin" in again
+
+
+def test_an_interrupt_while_a_finished_run_is_being_uploaded_takes_nothing_away(tmp_path, cache, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("persona_prune.tracking.base._Untracked.finish", interrupted)
+    fast = [argument for argument in FAST if not argument.startswith("method")]
+    ((overrides, plan),) = check_command_line([*fast, "method=none", "tracker=none"]).jobs
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(plan, overrides, skip_done=True)
+    assert json.loads((plan.directory / "status.json").read_text())["status"] == "done"
+    assert run_experiment(plan, overrides, skip_done=True).skipped
+
+
+def test_a_gpu_that_nothing_has_used_yet_is_no_error(monkeypatch):
+    """PyTorch refuses to reset the statistics of a device before CUDA is initialised, which loading a model does."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    reset_peak_memory()
+    assert peak_memory_mb() > 0
 
 
 def test_a_mix_is_measured_part_by_part_and_a_prompt_on_top(tmp_path, cache):

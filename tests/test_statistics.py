@@ -5,6 +5,7 @@ import pytest
 
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.statistics import (
+    _questions,
     average,
     bootstrap_interval,
     compare,
@@ -63,7 +64,12 @@ def test_items_that_ask_one_question_are_resampled_and_flipped_together():
     once = EvalResult([{"id": i, "prompt": f"Q{i}?", "values": {"margin": m}} for i, m in enumerate(margins)])
     thrice = EvalResult(
         [
-            {"id": 3 * i + k, "prompt": f"q{i}? ", "values": {"margin": m, "accuracy": float(m > 0)}}
+            {
+                "id": 3 * i + k,
+                "prompt": f"q{i}? ",
+                "options": ["Never.", f"{k}"],
+                "values": {"margin": m, "accuracy": float(m > 0)},
+            }
             for i, m in enumerate(margins)
             for k in range(3)
         ]
@@ -81,6 +87,25 @@ def test_items_that_ask_one_question_are_resampled_and_flipped_together():
     # McNemar's test would take all 90 for independent.
     wins = int((margins > 0).sum())
     assert mcnemar(np.ones(3 * wins)) < together["accuracy"].p <= 3 * mcnemar(np.ones(wins)) + 0.001
+
+
+@pytest.mark.parametrize("prompt", ["", "Which is more like you?"])
+def test_a_prompt_that_stands_before_every_item_does_not_make_one_question_of_them(prompt):
+    margins = np.random.default_rng(3).normal(0.2, 1, 30)
+    plain = EvalResult([{"id": i, "values": {"margin": m}} for i, m in enumerate(margins)])
+    asked = EvalResult(
+        [{**s, "prompt": prompt, "matching": f"a{s['id']}", "not_matching": f"b{s['id']}"} for s in plain.samples]
+    )
+    assert summarise(asked) == summarise(plain)
+
+
+def test_options_join_questions_whatever_the_order():
+    options = [("a", "b"), ("c", "d"), ("b", "c"), ("e", "f"), ("f", "g")]
+    samples = [{"id": i, "prompt": "Q?", "options": [*two]} for i, two in enumerate(options)]
+    assert _questions(samples, range(5)).tolist() == [0, 0, 0, 1, 1]
+    assert _questions(samples, [0, 1, 3]).tolist() == [0, 1, 2]
+    samples[4]["prompt"] = "Another?"
+    assert _questions(samples, range(5)).tolist() == [0, 0, 0, 1, 2]
 
 
 def test_questions_of_several_sizes_weigh_as_many_items():

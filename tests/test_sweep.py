@@ -16,6 +16,7 @@ from persona_prune import run_directory, sweep
 from persona_prune.command_line import check_command_line
 from persona_prune.config import ConfigError, config_directory
 from persona_prune.experiment import Outcome
+from persona_prune.preview import preview
 from persona_prune.run_directory import close_dead, finished, in_use, open_run_directory, read_status
 from persona_prune.sweep import Job, Records, Sweep, run_job, table
 from persona_prune.sweep_settings import SweepSettings
@@ -252,6 +253,13 @@ def test_what_a_sweep_needs_is_checked_before_it_starts(tmp_path, monkeypatch):
             check_command_line([*base, f"sweep.{key}={value}"])
     with pytest.raises(ConfigError, match="hydra/launcher"):
         check_command_line([*base, "hydra/launcher=joblob"])
+
+
+def test_a_search_is_no_list_of_jobs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jobs = check_command_line(["--multirun", "method=wanda", "method.sparsity=0.02,0.4"]).jobs
+    assert preview(jobs, complete=True)[0].startswith("2 jobs, 0 of them done already")
+    assert preview(jobs, complete=False)[0].startswith("2 corners of the space that would be searched")
 
 
 def test_how_a_sweep_goes_about_it_is_no_part_of_a_run(tmp_path, monkeypatch):

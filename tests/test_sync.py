@@ -49,6 +49,26 @@ def test_runs_are_found_wherever_they_lie_and_once(tmp_path):
     ]
 
 
+def test_who_logs_offline_can_push_with_the_key_that_wandb_login_left(tmp_path, monkeypatch):
+    an_offline_run(tmp_path / "run", "a", status={"status": "done", "host": "x", "pid": 1})
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1:9\n  login user\n  password {'0' * 40}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    environment = {**os.environ, "WANDB_MODE": "offline", "NETRC": str(tmp_path / "netrc")}
+    environment["WANDB_BASE_URL"] = "http://127.0.0.1:9"  # where nobody answers
+    done = subprocess.run(
+        [sys.executable, "-m", "persona_prune.sync", str(tmp_path)],
+        env=environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "not logged in" not in done.stderr
+    assert "127.0.0.1:9" in done.stderr
+
+
 def test_a_run_is_left_alone_while_it_is_being_written(tmp_path):
     here = {"host": socket.gethostname(), "pid": os.getpid()}
     cases = {

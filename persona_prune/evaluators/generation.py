@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy.special import expit
 
-from persona_prune.data import embedded_pairs, read_prompts
+from persona_prune.data import directory_stamp, embedded_pairs, read_prompts
 from persona_prune.evaluators.base import EvalResult, Progress
 from persona_prune.evaluators.degenerate import measure
 from persona_prune.generation import Sampling, end_tokens, greedy_answers, sampled_answers
@@ -92,7 +92,9 @@ class Generation:
         items = self._items(persona)
         sampling = [self.samples, self.temperature, self.top_p, self.seed] if self.samples else None
         asked = [[item.prompt, item.pair and [item.pair.matching, item.pair.not_matching]] for item in items]
-        judged = [self.judge, _JUDGE_PROMPT, [_poles(item.who) for item in items]] if self.judge else None
+        judged: list[object] = []
+        if self.judge is not None:
+            judged = [self.judge, directory_stamp(self.judge), _JUDGE_PROMPT, [_poles(item.who) for item in items]]
         return [self.batch_size, self.max_new_tokens, sampling, asked, judged]
 
     def evaluate(
