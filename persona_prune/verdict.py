@@ -63,7 +63,7 @@ def _survival(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str
             beaten.append(name)
         words = "survives" if name in beaten else "does not survive"
         if wrecked := metrics.get(f"{name}/wrecked"):
-            sentences.append(f"{wrecked:.0f} of the {name} masks wreck the model and don't count.")
+            sentences.append(f"Masks of {name} that wreck the model, and so don't count: {wrecked:.0f}.")
         sentences.append(
             f"The effect {words} the comparison with {_CONTROL_WORDS[name]}: margin {metrics[key]:+.3f} "
             f"[{low:+.3f}, {metrics[f'{key}_high']:+.3f}], p = {p:.2g}."

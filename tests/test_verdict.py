@@ -68,7 +68,7 @@ def test_random_masks_that_wreck_the_model_do_not_count_beside_others():
     assert (controls["choice"].means(), wrecked) == ({"margin": 1.5}, 2)
     assert controls["capability"].metrics["perplexity_ratio"] == 3.0
     text = words(**{"random/wrecked": 1.0})
-    assert "1 of the random masks wreck the model and don't count. The effect survives" in text
+    assert "Masks of random that wreck the model, and so don't count: 1. The effect survives" in text
 
 
 def test_the_last_lines_say_which_control_is_a_wreck():
