@@ -53,7 +53,9 @@ class MultipleChoice:
             raise ValueError(f"name which part of {self.format} to ask: evaluator.multiple_choice.name=...")
         given = [key for key in ("dataset", "revision", "name") if getattr(self, key) is not None]
         if self.format is None and given:
-            raise ValueError(f"{' and '.join(given)} say which part of a public set to ask: give its format, too")
+            raise ValueError(
+                f"{', '.join(given)}: of a public set, but which? give evaluator.multiple_choice.format=..., too"
+            )
 
     def check(self, persona: Persona | Mix) -> None:
         """Raise ValueError or OSError if the questions cannot be read."""

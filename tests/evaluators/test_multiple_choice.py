@@ -96,7 +96,7 @@ def test_flipping_takes_the_other_of_two_options_only(persona, tmp_path):
 
 @pytest.mark.parametrize("key", ["dataset", "revision", "name"])
 def test_a_public_set_without_its_format_is_not_ignored(key):
-    with pytest.raises(ValueError, match=f"^{key} say which part of a public set to ask: give its format, too"):
+    with pytest.raises(ValueError, match=f"{key}: of a public set, but which"):
         MultipleChoice(**(SETTINGS | {key: "extraversion"}), path=None, batch_size=4)
 
 
