@@ -85,3 +85,9 @@ def pair_file(tmp_path: Path, pairs):
     rows = [{"prompt": p.prompt, "matching": p.matching, "not_matching": p.not_matching} for p in pairs]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -3,12 +3,12 @@ import os
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from persona_prune.command_line import check_command_line, config_directory
-from persona_prune.config import ConfigError, build
+from persona_prune.config import ConfigError
 from persona_prune.masks import Mask, pack_bits
 from persona_prune.personas import prompt_hashes
+from tests.config_support import plan
 
 CONF = config_directory()
 # Presets, some of which need files, are in test_presets.
@@ -17,12 +17,6 @@ OPTIONS = sorted(
     for path in CONF.glob("*/*.yaml")
     if not path.stem.startswith("_") and path.parent.name != "experiment"
 )
-
-
-@pytest.fixture
-def in_tmp(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def problems(*arguments: str) -> list[str]:
@@ -160,30 +154,6 @@ def test_every_job_of_a_sweep_is_checked_before_the_first_starts(in_tmp):
     assert "persona=introvrt" in problems("--multirun", "persona=extrovert,introvrt")[0]
 
 
-def plan(*overrides: str, sweep: bool = False):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(compose("config", overrides=list(overrides)), sweep=sweep)
-
-
-def test_run_directory(in_tmp):
-    one, other = plan(), plan("calibration.limit=3")
-    assert one.name == other.name == "smollm2_135m-extrovert-contrastive_taylor-0.1-seed42"
-    assert one.directory != other.directory
-    assert one.directory.parent == other.directory.parent
-    assert plan("tracker=none").directory == one.directory
-    assert str(plan("output_dir=here").directory) == "here"
-    assert plan("output_dir=here", sweep=True).directory.parent.name == "here"
-    assert "flipped" in plan("persona.flip=true").name
-
-
-def test_a_changed_file_is_another_run(in_tmp, pair_file):
-    files = ["calibration=pairs", f"calibration.path={pair_file}"]
-    before = plan(*files).config_hash
-    assert plan(*files).config_hash == before
-    pair_file.write_text(pair_file.read_text().replace("Dancing.", "Dancing, all of it."))
-    assert plan(*files).config_hash != before
-
-
 def test_a_part_of_a_mix_has_its_share_of_everything(in_tmp):
     overrides = "method.overrides=[mlp:0.4,layers.0-3:0.1]"
     part = plan("method=wanda", "method.sparsity=0.2", overrides).method.shared(0.25)
@@ -226,10 +196,6 @@ def test_the_sixteen_types(in_tmp):
     assert "persona.weights.infp: no such persona" in problems("persona=mix", "persona.weights={infp: 1}")[0]
 
 
-def test_config_is_plain_json(in_tmp):
-    json.dumps(plan().config)
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_directory_without_permission(in_tmp):
     (in_tmp / "locked").mkdir(mode=0o500)
@@ -258,17 +224,6 @@ def test_a_mix_of_a_preset_is_replaced_by_taking_its_parts_out(in_tmp):
     check_command_line([*preset, *parts])
 
 
-def test_a_saved_mask_is_what_its_file_holds(in_tmp, monkeypatch):
-    monkeypatch.setenv("HOME", str(in_tmp))
-    path = in_tmp / "saved.safetensors"
-    hashes = []
-    for value in (True, False):
-        bits = pack_bits(torch.full((1, 8), value))
-        Mask({"a": bits}, {"a": (1, 8)}, "f", {}).save(path)
-        hashes.append(plan("method=saved", "method.path='~/saved.safetensors'").config_hash)
-    assert hashes[0] != hashes[1]
-
-
 def test_a_saved_mask_is_not_asked_what_it_was_calibrated_on(in_tmp):
     description = {"calibrated_on": sorted(prompt_hashes(["And you?", "Lead?"]))}
     mask = Mask({"a": pack_bits(torch.ones(1, 8, dtype=torch.bool))}, {"a": (1, 8)}, "f", description)
@@ -285,18 +240,3 @@ def test_a_saved_mask_is_not_asked_what_it_was_calibrated_on(in_tmp):
             )
         else:
             plan(*arguments)
-
-
-def test_a_model_in_a_directory_that_changed_makes_another_run(in_tmp):
-    (in_tmp / "own").mkdir()
-    hashes = []
-    for content in ("{}", "{ }"):
-        (in_tmp / "own" / "config.json").write_text(content)
-        hashes.append(plan("model=llama3_8b", "model.path=own", "method=wanda").config_hash)
-    assert hashes[0] != hashes[1]
-
-
-def test_other_figures_by_a_later_version_are_another_run(in_tmp, monkeypatch):
-    before = plan("method=wanda").config_hash
-    monkeypatch.setattr("persona_prune.signatures.VERSION", -1)
-    assert plan("method=wanda").config_hash != before

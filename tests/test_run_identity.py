@@ -1,0 +1,57 @@
+"""What makes two runs one and the same, and what makes another of them."""
+
+import json
+
+import torch
+
+from persona_prune.masks import Mask, pack_bits
+from tests.config_support import plan
+
+
+def test_run_directory(in_tmp):
+    one, other = plan(), plan("calibration.limit=3")
+    assert one.name == other.name == "smollm2_135m-extrovert-contrastive_taylor-0.1-seed42"
+    assert one.directory != other.directory
+    assert one.directory.parent == other.directory.parent
+    assert plan("tracker=none").directory == one.directory
+    assert str(plan("output_dir=here").directory) == "here"
+    assert plan("output_dir=here", sweep=True).directory.parent.name == "here"
+    assert "flipped" in plan("persona.flip=true").name
+
+
+def test_a_changed_file_is_another_run(in_tmp, pair_file):
+    files = ["calibration=pairs", f"calibration.path={pair_file}"]
+    before = plan(*files).config_hash
+    assert plan(*files).config_hash == before
+    pair_file.write_text(pair_file.read_text().replace("Dancing.", "Dancing, all of it."))
+    assert plan(*files).config_hash != before
+
+
+def test_a_saved_mask_is_what_its_file_holds(in_tmp, monkeypatch):
+    monkeypatch.setenv("HOME", str(in_tmp))
+    path = in_tmp / "saved.safetensors"
+    hashes = []
+    for value in (True, False):
+        bits = pack_bits(torch.full((1, 8), value))
+        Mask({"a": bits}, {"a": (1, 8)}, "f", {}).save(path)
+        hashes.append(plan("method=saved", "method.path='~/saved.safetensors'").config_hash)
+    assert hashes[0] != hashes[1]
+
+
+def test_a_model_in_a_directory_that_changed_makes_another_run(in_tmp):
+    (in_tmp / "own").mkdir()
+    hashes = []
+    for content in ("{}", "{ }"):
+        (in_tmp / "own" / "config.json").write_text(content)
+        hashes.append(plan("model=llama3_8b", "model.path=own", "method=wanda").config_hash)
+    assert hashes[0] != hashes[1]
+
+
+def test_other_figures_by_a_later_version_are_another_run(in_tmp, monkeypatch):
+    before = plan("method=wanda").config_hash
+    monkeypatch.setattr("persona_prune.signatures.VERSION", -1)
+    assert plan("method=wanda").config_hash != before
+
+
+def test_config_is_plain_json(in_tmp):
+    json.dumps(plan().config)
