@@ -264,6 +264,7 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, w
         except (ValueError, OSError) as error:
             problems.append(f"{where}: {error}")
     if not problems:
+        where = "method" if isinstance(method, SavedMask) else "calibration"
         try:
             asked = evaluated_prompts(persona, evaluators)
             if isinstance(method, SavedMask):
@@ -273,7 +274,7 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, w
                 for pairs in calibration.divided(part) if divided else [calibration.pairs(part)]:
                     without_leaks(pairs, asked, calibration.on_leak)
         except ValueError as error:
-            problems.append(f"calibration: {error}")
+            problems.append(f"{where}: {error}")
     return problems
 
 

@@ -269,7 +269,8 @@ def directory_stamp(path: str) -> object:
     """Return what changes when the files in a directory do; None where there is no such directory."""
     directory = Path(path).expanduser()
     files = directory.iterdir() if directory.is_dir() else []
-    return sorted([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files) or None
+    there = [(file.name, file.stat()) for file in files if file.exists()]  # a link may lead nowhere
+    return sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in there) or None
 
 
 def without_leaks(

@@ -75,6 +75,8 @@ def model_of(
 
 def _changed(spec: ModelSpec, dtype: str | None, device: str | None) -> ModelSpec:
     chosen = {key: value for key, value in (("dtype", dtype), ("device", device)) if value is not None}
+    if not chosen:
+        return spec  # of whatever class
     try:
         changed: ModelSpec = dataclasses.replace(cast(Any, spec), **chosen)
     except ValidationError as error:

@@ -231,7 +231,7 @@ def _digest(parameters: Iterable[tuple[str, Tensor]]) -> str:
     for name, parameter in parameters:
         digest.update(f"{name}:{tuple(parameter.shape)};".encode())
         values = parameter.detach().flatten()
-        # Every width of today's models divides a thousandth of its weights: without the 1 they would be of one column.
+        # Without the 1 they would be of one column where the number of rows is a multiple of 1024.
         stride = values.numel() // 1024 + 1
         sample = values[::stride].to(torch.bfloat16).float().cpu()
         digest.update(sample.numpy().tobytes())

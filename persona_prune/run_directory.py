@@ -109,6 +109,8 @@ def open_run_directory(
                     raise
         except KeyboardInterrupt:
             run.status(*(("done", config_hash) if run.complete else ("failed", config_hash, INTERRUPTED)))
+            if run.complete and repeated is not None:
+                _discard(repeated)
             raise
         except BaseException as error:
             run.status("failed", config_hash, one_line(error))

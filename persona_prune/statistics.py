@@ -4,7 +4,7 @@ It is imported where it is needed: together with statsmodels (and so pandas) it 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,13 +102,14 @@ def item_values(samples: Sequence[Mapping[str, Any]], metric: str) -> dict[Any, 
     return {s["id"]: s["values"][metric] for s in samples if s["values"].get(metric) is not None}
 
 
-def _questions(samples: Sequence[Mapping[str, Any]], items: Iterable[Any]) -> NDArray[np.intp]:
+def _questions(samples: Sequence[Mapping[str, Any]], items: Collection[Any]) -> NDArray[np.intp]:
     """Return a number for the question of each of ``items``.
 
     Items with one prompt and an option in common ask the same question, and depend on each other; a prompt alone may
     stand before every item of a set.
     """
-    options = {sample["id"]: _options(sample) for sample in samples}
+    wanted = set(items)
+    options = {sample["id"]: _options(sample) for sample in samples if sample["id"] in wanted}
     labels: list[int] = []
     of_option: dict[tuple[str, str], int] = {}
     for number, item in enumerate(items):
@@ -123,8 +124,11 @@ def _questions(samples: Sequence[Mapping[str, Any]], items: Iterable[Any]) -> ND
 
 
 def _options(sample: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "prompt" not in sample:  # a questionnaire's statement: its options are the scale that all are answered on
+        return []
+    prompt = normalise(str(sample["prompt"]))
     texts = [sample[key] for key in ("matching", "not_matching") if key in sample] or sample.get("options") or []
-    return [(normalise(str(sample.get("prompt", ""))), str(text)) for text in texts]
+    return [(prompt, str(text)) for text in texts]
 
 
 def bootstrap_interval(values: Floats, questions: NDArray[np.intp] | None = None) -> tuple[float, float]:

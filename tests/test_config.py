@@ -235,8 +235,6 @@ def test_a_saved_mask_is_not_asked_what_it_was_calibrated_on(in_tmp):
         arguments = [*saved, "evaluator=choice", "evaluator.choice.path=asked.jsonl"]
         if leaks:
             (problem,) = problems(*arguments)
-            assert problem.startswith(
-                "calibration: 1 of 1 evaluated prompts are among those that saved.safetensors was"
-            )
+            assert problem.startswith("method: 1 of 1 evaluated prompts are among those that saved.safetensors was")
         else:
             plan(*arguments)

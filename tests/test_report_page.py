@@ -95,6 +95,15 @@ def test_the_page_says_when_no_p_can_be_small_enough(tmp_path):
     assert "in 0. With 251 tests it hardly can: p comes from 10,000 random sign flips, never below 0.0002." in text
 
 
+def test_tests_of_both_evaluators_are_one_family(tmp_path):
+    for number in range(130):
+        own = metrics(p=2 / 10_001)
+        other = {f"multiple_{key}": value for key, value in own.items() if key.startswith("choice/")}
+        write_run(tmp_path / "runs" / str(number), config(sparsity=number / 1000), own | other)
+    assert main([str(tmp_path / "runs"), "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "comparison.html").read_text().count("With 260 tests it hardly can") == 2
+
+
 def test_the_page_stands_alone_and_links_to_the_runs(sweep, tmp_path):
     main([str(sweep), "--output", str(tmp_path / "out")])
     text = (tmp_path / "out" / "comparison.html").read_text()

@@ -228,6 +228,9 @@ def test_an_interrupt_while_a_finished_run_is_being_uploaded_takes_nothing_away(
     with pytest.raises(KeyboardInterrupt):
         run_experiment(plan, overrides, skip_done=True)
     assert json.loads((plan.directory / "status.json").read_text())["status"] == "done"
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(plan, overrides, skip_done=False)
+    assert not list(plan.directory.glob("previous-*")), "the run that was repeated"
     assert run_experiment(plan, overrides, skip_done=True).skipped
 
 

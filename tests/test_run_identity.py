@@ -43,6 +43,8 @@ def test_a_model_in_a_directory_that_changed_makes_another_run(in_tmp):
     hashes = []
     for content in ("{}", "{ }"):
         (in_tmp / "own" / "config.json").write_text(content)
+        (in_tmp / "own" / "gone").unlink(missing_ok=True)
+        (in_tmp / "own" / "gone").symlink_to("nowhere")
         hashes.append(plan("model=llama3_8b", "model.path=own", "method=wanda").config_hash)
     assert hashes[0] != hashes[1]
 

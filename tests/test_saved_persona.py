@@ -140,6 +140,12 @@ def test_unknown_models_and_dtypes_are_refused():
         model_spec("smollm2_135m", dtype="float8")
 
 
+def test_a_model_of_ones_own_needs_no_fields_to_be_loaded(monkeypatch):
+    spec = object()
+    monkeypatch.setattr("persona_prune.loading.pkgutil.resolve_name", lambda _: lambda **_: spec)
+    assert model_spec("tiny_random") is spec
+
+
 def test_a_persona_finds_its_model(tiny, mask, file, tmp_path):
     persona = SavedPersona.load(file)
     named = model_of(persona, None)

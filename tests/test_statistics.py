@@ -99,6 +99,15 @@ def test_a_prompt_that_stands_before_every_item_does_not_make_one_question_of_th
     assert summarise(asked) == summarise(plain)
 
 
+def test_statements_that_are_answered_on_one_scale_are_items_of_their_own():
+    scores = np.random.default_rng(3).normal(0.2, 1, 30)
+    plain = EvalResult([{"id": i, "values": {"score": s}} for i, s in enumerate(scores)])
+    rated = EvalResult([{**s, "item": f"I {s['id']}.", "options": ["Agree", "Disagree"]} for s in plain.samples])
+    assert summarise(rated) == summarise(plain)
+    zero = EvalResult([{**s, "values": {"score": 0.0}} for s in rated.samples])
+    assert compare(rated, zero)["score"].p < 1
+
+
 def test_options_join_questions_whatever_the_order():
     options = [("a", "b"), ("c", "d"), ("b", "c"), ("e", "f"), ("f", "g")]
     samples = [{"id": i, "prompt": "Q?", "options": [*two]} for i, two in enumerate(options)]

@@ -42,7 +42,7 @@ class EvalResult:
 class Evaluator(Protocol):
     """What a YAML in ``conf/evaluator`` builds.
 
-    ``measures_alignment``: whether it asks for the persona, so that control masks are measured by it too.
+    ``measures_alignment``: whether it asks for the persona; control masks are measured only where one evaluator does.
     """
 
     measures_alignment: ClassVar[bool]

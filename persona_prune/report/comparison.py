@@ -96,7 +96,7 @@ def _sentences(runs: Sequence[Run], adjusted: Sequence[Mapping[str, float]], key
             sentences.append(
                 f"Of {_count(len(deltas), 'run')} compared with dense ({evaluator}), the margin's interval lies above "
                 f"0 in {above} and below 0 in {below}; p stays below 0.05 after Holm's correction in "
-                f"{sum(p < 0.05 for p in family)}.{_too_many(len(family))}"
+                f"{sum(p < 0.05 for p in family)}.{_too_many(sum(len(own) for own in adjusted))}"
             )
     sentences.append(_cost(runs))
     return sentences
