@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from persona_prune.data import PERSONAS_DATA, read_prompts, read_text
 from persona_prune.generation import greedy_answers
 from persona_prune.likelihood import Answer, Row, chat_prompt, score, text_rows
@@ -116,7 +118,8 @@ class NeutralCost:
     """What the answers to neutral prompts tell of a change.
 
     Attributes:
-        drift: nats per token that the dense model's own answers have lost.
+        drift: nats per token that the dense model's own answers have lost, over all tokens alike: a mean over answers
+            would be that of the shortest ones, of which a single "No." can lose five nats a token.
         first_token_shift: largest change, over tokens, of the share of answers that would begin with that token.
     """
 
@@ -133,7 +136,7 @@ class Guard:
     def __init__(self, loaded: LoadedModel, neutral: Neutral, batch_size: int) -> None:
         """Measure the dense model, which ``loaded`` must be now, once: the figures are cached."""
         self._loaded, self._neutral, self._batch_size = loaded, neutral, batch_size
-        key = json.dumps(["v2", loaded.fingerprint, loaded.arithmetic, neutral.digest, batch_size])
+        key = json.dumps(["v3", loaded.fingerprint, loaded.arithmetic, neutral.digest, batch_size])
         path = cache_root() / "neutral" / f"guard-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
         try:
             text, log_prob, tokens = json.loads(path.read_text())
@@ -141,11 +144,8 @@ class Guard:
             self._dense_firsts = [int(token) for token in tokens]
         except (OSError, ValueError, TypeError):
             answers = self._answers()
-            self._dense_text, self._dense_answers, self._dense_firsts = (
-                self._text(),
-                mean_log_prob(answers),
-                _firsts(answers),
-            )
+            self._dense_text, self._dense_answers = self._text(), _per_token(answers)
+            self._dense_firsts = _firsts(answers)
             _write(path, [self._dense_text, self._dense_answers, self._dense_firsts])
 
     def perplexity_ratio(self) -> float:
@@ -157,19 +157,23 @@ class Guard:
         answers = self._answers()
         now, before = Counter(_firsts(answers)), Counter(self._dense_firsts)
         shift = max((abs(now[token] - before[token]) for token in now | before), default=0) / max(1, len(answers))
-        return NeutralCost(self._dense_answers - mean_log_prob(answers), shift)
+        return NeutralCost(self._dense_answers - _per_token(answers), shift)
 
     def _text(self) -> float:
         """Return the log-probability per token of the text."""
         model, pad = self._loaded.model, self._loaded.tokenizer.pad_token_id
         text = score(model, self._neutral.validation_text, pad_id=pad, batch_size=max(1, self._batch_size // 4))
-        return sum(only.log_probs.double().sum().item() for (only,) in text) / sum(
-            len(only.log_probs) for (only,) in text
-        )
+        return _per_token(text)
 
     def _answers(self) -> list[list[Answer]]:
         model, pad = self._loaded.model, self._loaded.tokenizer.pad_token_id
         return score(model, self._neutral.validation_answers, pad_id=pad, batch_size=self._batch_size)
+
+
+def _per_token(rows: Sequence[Sequence[Answer]]) -> float:
+    """Return the log-probability per token of rows of one branch, over all their tokens alike."""
+    tokens = torch.cat([only.log_probs.double().cpu() for (only,) in rows])
+    return tokens.mean().item()
 
 
 def _firsts(answers: Sequence[Sequence[Answer]]) -> list[int]:

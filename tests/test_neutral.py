@@ -10,29 +10,26 @@ from persona_prune.neutral import Guard, Neutral
 from tests.reference import oracles
 
 
-def mean_log_prob(model, rows):
-    return sum(oracles.answer_log_probs(model, r.prompt, r.branches[0]).mean().item() for r in rows) / len(rows)
-
-
 def test_cost_against_single_sequences(tiny, pairs):
-    """Perplexity over all tokens of the text; drift as a mean over answers of per-token means."""
+    """Perplexity over all tokens of the text, drift over all those of the answers, which are not of one length."""
     rows = pair_rows(tiny.tokenizer, pairs, 512)
     text = tuple(Row(r.branches[1][:1], (r.branches[1][1:],)) for r in rows[1:4] if len(r.branches[1]) > 1)
     neutral = Neutral((), (), text, tuple(Row(r.prompt, r.branches[1:]) for r in rows[:3]))
     guard = Guard(tiny, neutral, 2)
     assert guard.perplexity_ratio() == pytest.approx(1.0)
 
-    def totals():
-        scored = [oracles.answer_log_probs(tiny.model, r.prompt, r.branches[0]) for r in text]
+    def per_token(rows):
+        scored = [oracles.answer_log_probs(tiny.model, r.prompt, r.branches[0]) for r in rows]
         return sum(x.sum().item() for x in scored) / sum(len(x) for x in scored)
 
-    before = totals(), mean_log_prob(tiny.model, neutral.validation_answers)
+    assert len({len(row.branches[0]) for row in neutral.validation_answers}) > 1
+    before = per_token(text), per_token(neutral.validation_answers)
     weight = next(iter(maskable_linears(tiny.model).values())).weight
     kept = weight.detach().clone()
     with torch.no_grad():
         weight.zero_()
     try:
-        after = totals(), mean_log_prob(tiny.model, neutral.validation_answers)
+        after = per_token(text), per_token(neutral.validation_answers)
         ratio, drift = guard.perplexity_ratio(), guard.on_prompts().drift
     finally:
         with torch.no_grad():

@@ -15,7 +15,7 @@ from persona_prune.methods.selection import Selection
 from persona_prune.validation import STRICT, PositiveInt
 
 VERSION = (
-    8  # raise it whenever a mask would come out differently, so that cached masks and finished runs are not reused
+    9  # raise it whenever a mask would come out differently, so that cached masks and finished runs are not reused
 )
 _DAMPING = 1e-3
 _OUTPUT_DAMPING = 0.1
