@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from persona_prune.apply import masked
+from persona_prune.devices import pick_device, pick_dtype
 from persona_prune.evaluators import generation
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.evaluators.degenerate import measure
@@ -242,7 +243,10 @@ def test_a_judge_comes_from_a_directory(tiny, persona, evaluator, tmp_path):
     judged = replace(evaluator, judge=str(tmp_path / "judge"), limit=2, max_new_tokens=4)
     result = judged.evaluate(tiny, persona, None, quiet)
     items = [(_Item(persona, s["prompt"], None), _Answer(s["answer"], (1,), False)) for s in result.samples]
-    expected = _judged(tiny, items, batch_size=2, on_batch=lambda done: None)
+    # The judge takes the dtype that is fastest on the machine, which needn't be the evaluated model's.
+    dtype = pick_dtype("auto", pick_device("auto"))
+    own = replace(tiny, model=type(tiny.model).from_pretrained(tmp_path / "judge", dtype=dtype).to(pick_device("auto")))
+    expected = _judged(own, items, batch_size=32, on_batch=lambda done: None)
     assert [s["values"]["judge"] for s in result.samples] == pytest.approx(expected, abs=1e-5)
     assert all(0.0 <= s["values"]["sampled_judge"] <= 1.0 for s in result.samples)
     with pytest.raises(OSError, match=r"generation\.judge: no chat model could be loaded from /nowhere: give"):
