@@ -15,8 +15,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from persona_prune.config import ConfigError, Plan, build, config_directory, neighbours
+from persona_prune.config import ConfigError, Plan, build, config_directory
 from persona_prune.sweep_settings import SweepSettings
+from persona_prune.validation import neighbours
 
 _EXTRAS = {"joblib": "joblib", "submitit": "slurm", "ray": "ray", "optuna": "optuna"}
 

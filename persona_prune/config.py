@@ -1,6 +1,5 @@
 """From a composed configuration to checked objects: every key is consumed or refused, before any weights load."""
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -27,9 +26,10 @@ from persona_prune.methods.base import NoMask
 from persona_prune.methods.saved import SavedMask
 from persona_prune.methods.selection import Selection
 from persona_prune.models import ModelSpec
-from persona_prune.personas import Mix, Persona, content_hash
+from persona_prune.personas import Mix, Pair, Persona, content_hash
 from persona_prune.sweep_settings import SweepSettings
 from persona_prune.tracking import Tracker
+from persona_prune.validation import neighbours
 
 _NODES = ("model", "persona", "calibration", "method", "tracker", "sweep")
 _VALUES = ("study", "seed", "output_dir", "controls", "control_seeds", "with_prompt")
@@ -108,8 +108,7 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
     identity = {key: value for key, value in config.items() if key not in ("tracker", "output_dir")}
     content: list[object] = [persona.system_prompt, *(evaluator.identity(persona) for evaluator in evaluators.values())]
     content += [base.VERSION, contrastive_taylor.VERSION, signatures.VERSION, getattr(nodes["model"], "stamp", None)]
-    if _uses_pairs(method):
-        content += [content_hash(nodes["calibration"].pairs(part)) for part, _ in persona.parts]
+    content += [content_hash(pairs) for pairs in _pairs(nodes["calibration"], persona, method)]
     if isinstance(method, SavedMask):
         content.append(method.digest)
     digest = hashlib.sha256(json.dumps([identity, content], sort_keys=True).encode()).hexdigest()[:12]
@@ -134,15 +133,6 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
         config=config,
         config_hash=digest,
     )
-
-
-def neighbours(name: str, known: Iterable[str]) -> str:
-    """Return "did you mean ...?" for a near miss, else the list of what there is."""
-    known = sorted(known)
-    if not known:
-        return "there is none"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"there is {', '.join(known)}"
 
 
 def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
@@ -269,10 +259,8 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, w
             asked = evaluated_prompts(persona, evaluators)
             if isinstance(method, SavedMask):
                 method.check_unseen(asked)
-            for part, _ in persona.parts if uses_pairs else ():
-                divided = getattr(method, "uses_validation", False)
-                for pairs in calibration.divided(part) if divided else [calibration.pairs(part)]:
-                    without_leaks(pairs, asked, calibration.on_leak)
+            for pairs in _pairs(calibration, persona, method) if uses_pairs else ():
+                without_leaks(pairs, asked, calibration.on_leak)
         except ValueError as error:
             problems.append(f"{where}: {error}")
     return problems
@@ -280,6 +268,14 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, w
 
 def _uses_pairs(method: object) -> bool:
     return isinstance(method, Selection) or getattr(method, "uses_pairs", False)
+
+
+def _pairs(calibration: Calibration, persona: Persona | Mix, method: object) -> list[tuple[Pair, ...]]:
+    """Return all pairs that a method sees: what it is made from, and what its settings are chosen on."""
+    parts = [part for part, _ in persona.parts] if _uses_pairs(method) else []
+    if getattr(method, "uses_validation", False):
+        return [pairs for part in parts for pairs in calibration.divided(part)]
+    return [calibration.pairs(part) for part in parts]
 
 
 def evaluated_prompts(persona: Persona | Mix, evaluators: Mapping[str, Evaluator | None]) -> set[str]:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from persona_prune.config import neighbours
 from persona_prune.run_directory import one_line
+from persona_prune.validation import neighbours
 
 FROM_TEXT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Configuration of a dataclass that is read from text: ``"0.7"`` is a number, ``"true"`` is true."""

@@ -10,9 +10,10 @@ import yaml
 from pydantic import ValidationError
 
 from persona_prune.analysis.saved_run import open_run
-from persona_prune.config import config_directory, neighbours
+from persona_prune.config import config_directory
 from persona_prune.models import LoadedModel, ModelSpec
 from persona_prune.saved_persona import SavedPersona
+from persona_prune.validation import neighbours
 
 
 def load_model(name: str, *, dtype: str | None = None, device: str | None = None) -> LoadedModel:

@@ -11,13 +11,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from persona_prune.config import config_directory, neighbours
+from persona_prune.config import config_directory
 from persona_prune.loading import model_of
 from persona_prune.models import ModelSpec
 from persona_prune.run_directory import one_line
 from persona_prune.saved_persona import SavedPersona
 from persona_prune.serving.settings import ServerSettings
 from persona_prune.switching import PersonaSwitcher
+from persona_prune.validation import neighbours
 
 _KEY_VARIABLE = "PERSONA_PRUNE_API_KEY"
 _LITERAL = ("model", "host", "api_key", "dtype", "device")

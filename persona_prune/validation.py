@@ -1,5 +1,7 @@
-"""Shared pydantic settings and field types, so that every configured class refuses bad values alike."""
+"""Shared pydantic settings, field types and words, so that every configured class refuses bad values alike."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -18,3 +20,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 
 Positions = Literal["response", "all"]
 """Which tokens a statistic sees: the answer's, or prompt and answer."""
+
+
+def neighbours(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean ...?" for a near miss, else the list of what there is."""
+    known = sorted(known)
+    if not known:
+        return "there is none"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"there is {', '.join(known)}"

@@ -4,8 +4,11 @@ import json
 
 import torch
 
+from persona_prune.data import split_of
 from persona_prune.masks import Mask, pack_bits
 from tests.config_support import plan
+
+PARTS = ("calibration", "validation", "test")
 
 
 def test_run_directory(in_tmp):
@@ -25,6 +28,24 @@ def test_a_changed_file_is_another_run(in_tmp, pair_file):
     assert plan(*files).config_hash == before
     pair_file.write_text(pair_file.read_text().replace("Dancing.", "Dancing, all of it."))
     assert plan(*files).config_hash != before
+
+
+def test_steering_is_made_from_its_validation_pairs_as_well(in_tmp):
+    prompts = {part: [p for p in map("Question {}?".format, range(60)) if split_of(p) == part][:3] for part in PARTS}
+    path = in_tmp / "pairs.jsonl"
+
+    def hashes(validated):
+        answers = {"calibration": "Yes.", "validation": validated, "test": "Yes."}
+        rows = [
+            {"prompt": p, "matching": answers[part], "not_matching": "No."} for part in PARTS for p in prompts[part]
+        ]
+        path.write_text("\n".join(map(json.dumps, rows)))
+        files = ["calibration=pairs", f"calibration.path={path}", "calibration.split=calibration"]
+        return [plan(*files, f"method={method}").config_hash for method in ("steering", "wanda")]
+
+    before, after = hashes("Yes."), hashes("Of course.")
+    assert before[0] != after[0]
+    assert before[1] == after[1]
 
 
 def test_a_saved_mask_is_what_its_file_holds(in_tmp, monkeypatch):

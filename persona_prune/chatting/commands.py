@@ -4,7 +4,7 @@ from typing import TextIO
 
 from persona_prune.apply import check_gamma
 from persona_prune.chatting.conversation import Arm, Conversation, shares_of
-from persona_prune.config import neighbours
+from persona_prune.validation import neighbours
 
 _HELP = """\
   /switch NAME        only this persona answers from now on

@@ -12,7 +12,6 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
-from persona_prune.config import neighbours
 from persona_prune.serving.answering import answer
 from persona_prune.serving.errors import ApiError, handle_errors
 from persona_prune.serving.jobs import Persona
@@ -20,6 +19,7 @@ from persona_prune.serving.prompts import PromptReader
 from persona_prune.serving.responses import Reply
 from persona_prune.serving.scheduler import Scheduler
 from persona_prune.serving.schema import ChatRequest, CompletionRequest, StreamOptions, parse
+from persona_prune.validation import neighbours
 
 _BODY_SECONDS = 30.0
 _PAGE_HEADERS = {
