@@ -1,5 +1,6 @@
 """What a run's figures say, in words: is there a shift, what does it cost, does it survive the controls?"""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from persona_prune.doubts import doubts
@@ -22,7 +23,12 @@ def verdict(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
     if "capability/perplexity_ratio" in metrics:
         ratio = metrics["capability/perplexity_ratio"]
         cost = "little" if ratio <= 1.05 else "noticeably" if ratio <= WRECKED else "badly"
-        sentences.append(f"It costs general ability {cost}: perplexity {ratio:.3g} times the dense model's.")
+        if math.isclose(ratio, 1.0, rel_tol=1e-9):
+            sentences.append(
+                "Perplexity is the dense model's: on plain text, which nothing is put before, they are one."
+            )
+        else:
+            sentences.append(f"It costs general ability {cost}: perplexity {ratio:.3g} times the dense model's.")
         if ratio > WRECKED:
             sentences.append("At that cost the choice figures say nothing about a persona.")
     if "capability/neutral_drift" in metrics:

@@ -28,6 +28,12 @@ def test_an_effect_that_beats_every_control_is_called_specific():
     assert "specific to this persona" in text
 
 
+def test_a_prompt_leaves_perplexity_alone_and_that_is_no_merit():
+    text = words(**{"capability/perplexity_ratio": 1.0 + 2e-16})
+    assert "general ability" not in text
+    assert "Perplexity is the dense model's" in text
+
+
 @pytest.mark.parametrize("change", [{"choice/margin_vs_random_low": -0.1}, {"choice/margin_vs_random_p": 0.2}])
 def test_one_control_that_is_not_beaten_is_enough(change):
     text = words(**change)

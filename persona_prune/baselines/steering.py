@@ -1,6 +1,7 @@
 """Contrastive activation addition: a vector added to the residual stream (Rimsky et al. 2024)."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass as plain_dataclass
@@ -68,15 +69,15 @@ class Steering:
                 steering = SteeringVector(number, strength * vectors[number])
                 with steering.applied(loaded):
                     ratio = guard.perplexity_ratio()
-                    tried.append((_margin(loaded, validation, material.batch_size), ratio, steering))
-                log.debug(
-                    "layer %d, strength %g: margin %+.3f, perplexity ratio %.3f", number, strength, *tried[-1][:2]
-                )
+                    affordable = ratio <= self.max_perplexity_ratio
+                    margin = _margin(loaded, validation, material.batch_size) if affordable else -math.inf
+                log.debug("layer %d, strength %g: margin %+.3f, perplexity ratio %.3f", number, strength, margin, ratio)
+                # Where nothing is affordable all margins are alike, and the smallest ratio decides.
+                tried.append((margin, -ratio, steering))
                 advance(1)
-        affordable = [entry for entry in tried if entry[1] <= self.max_perplexity_ratio]
-        best = max(affordable, key=lambda entry: entry[0]) if affordable else min(tried, key=lambda entry: entry[1])
-        log.info("steering: layer %d, vector of norm %.3g", best[2].layer, float(best[2].vector.norm()))
-        return best[2]
+        best = max(tried, key=lambda entry: entry[:2])[2]
+        log.info("steering: layer %d, vector of norm %.3g", best.layer, float(best.vector.norm()))
+        return best
 
 
 @plain_dataclass(frozen=True)

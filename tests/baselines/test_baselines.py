@@ -1,5 +1,8 @@
 """Baselines on a small model: what they do to it, and that nothing of it stays."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import jinja2
 import pytest
 import torch
@@ -108,7 +111,7 @@ def test_steering_adds_and_takes_away(tiny, pairs):
     assert len(decoder_layers(tiny.model)[1]._forward_hooks) == hooks
 
 
-def test_steering_chooses_by_the_validation_pairs_within_the_budget(tiny, material, pairs):
+def test_steering_chooses_by_the_validation_pairs(tiny, material, pairs):
     steering = Steering(name="steering", depths=[0.0, 0.5], strengths=[0.5, 8.0], max_perplexity_ratio=1.2)
     best = steering.build(tiny, material, quiet)
     with best.applied(tiny):
@@ -118,6 +121,22 @@ def test_steering_chooses_by_the_validation_pairs_within_the_budget(tiny, materi
         for strength in (0.5, 8.0):
             with SteeringVector(layer, strength * vectors[layer]).applied(tiny):
                 assert sum(margins(tiny, material.validation)) <= reached + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("ratios", "strength"),
+    [([1.0, 1.0, 1.0], 8.0), ([1.0, 1.2, 1.3], 2.0), ([1.1, 1.3, 1.0], 8.0), ([1.4, 1.3, 1.5], 2.0)],
+)
+def test_steering_takes_the_largest_margin_that_is_affordable_or_else_the_cheapest(
+    tiny, material, pairs, monkeypatch, ratios, strength
+):
+    monkeypatch.setattr("persona_prune.baselines.steering._margin", lambda *_: next(growing))
+    growing, costs = iter([0.1, 0.2, 0.3]), iter(ratios)
+    guard = SimpleNamespace(perplexity_ratio=lambda: next(costs))
+    steering = Steering(name="steering", depths=[0.5], strengths=[0.5, 2.0, 8.0], max_perplexity_ratio=1.2)
+    best = steering.build(tiny, replace(material, guard=lambda: guard), quiet)
+    vectors = mean_differences(tiny, pair_rows(tiny.tokenizer, pairs, 512), [1], batch_size=2)
+    torch.testing.assert_close(best.vector, strength * vectors[1])
 
 
 def test_lora_learns_the_matching_answers_and_leaves_no_trace(tiny, material, pairs):
