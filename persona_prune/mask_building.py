@@ -219,6 +219,7 @@ class Builder:
         settings = {
             "positions": calibration.positions,
             "max_tokens": calibration.max_tokens,
+            "batch_size": calibration.batch_size,  # sums in bf16 depend on it
             "chat_template": loaded.tokenizer.chat_template,
             "arithmetic": loaded.arithmetic,
         }

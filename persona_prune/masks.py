@@ -144,7 +144,7 @@ def pack_bits(keep: Tensor) -> Tensor:
 def row_top_k(score: Tensor, tie_break: TieBreak, sparsity: float) -> Tensor:
     """Keep the ``floor((1 - sparsity) * n)`` largest scores of every row (equation 4 of the paper).
 
-    Ties are broken by the larger ``tie_break`` (the Wanda importance of the weight), then by the lower column index.
+    Ties are broken by the larger ``tie_break`` (`methods.base.tie_rule`), then by the lower column index.
 
     Args:
         score: ``[out_features, in_features]``, larger = keep; no NaN.

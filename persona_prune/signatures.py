@@ -21,7 +21,7 @@ from persona_prune.validation import Positions
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of the statistics below: raise it whenever their values change, so that cached ones are not reused
+VERSION = 4  # raise it whenever statistics, or masks made from them, come out differently, so that none is reused
 
 
 @dataclass(frozen=True)

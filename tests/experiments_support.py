@@ -11,15 +11,25 @@ FEW = Difference(0.2, 0.1, 0.3, 0.125)  # an interval above zero from four items
 
 
 def write_run(
-    directory, method, margins, *, sparsity=None, persona="pirate", pairs=None, dense=0.0, always_yes=None, **metrics
+    directory,
+    method,
+    margins,
+    *,
+    sparsity=None,
+    settings=None,
+    persona="pirate",
+    pairs=None,
+    dense=0.0,
+    always_yes=None,
+    **metrics,
 ):
     """Write what a run leaves behind, with the given margin of every item, and that of the dense model."""
     (directory / ".hydra").mkdir(parents=True)
     (directory / "samples").mkdir()
     config = {"method": {"name": method}, "persona": {"name": persona, "flip": False}, "seed": 42}
     config |= {"model": {"name": "tiny"}, "calibration": {"limit": pairs}, "evaluator": {"choice": {}}}
-    if sparsity is not None:
-        config["method"]["sparsity"] = sparsity
+    settings = {"sparsity": sparsity, **(settings or {})}
+    config["method"] |= {key: value for key, value in settings.items() if value is not None}
     (directory / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
     figures = {f"choice/{name}": 0.5 for name in ("accuracy", "accuracy_norm", "margin")}
     figures |= {f"{name}_{end}": 0.5 for name in list(figures) for end in ("low", "high")}

@@ -40,6 +40,18 @@ def test_a_method_is_paired_with_the_random_masks_of_its_own_sparsity(group, cap
     assert cells["random 0.2"] == cells["sparse 0.4"] == ""
 
 
+def test_only_masks_that_drop_alike_are_paired_with_random_ones_and_a_wreck_is_named(tmp_path):
+    write_run(tmp_path / "a", "wanda", [1.0, 2.0], sparsity=0.2)
+    write_run(tmp_path / "b", "sparse", [1.0, 2.0], sparsity=0.2, settings={"overrides": ["mlp:0.1"]})
+    write_run(tmp_path / "c", "contrastive_taylor", [1.0, 2.0], sparsity=0.2, settings={"allocation": "model"})
+    write_run(tmp_path / "d", "random", [0.5, 0.5], sparsity=0.2, **{comparison.RATIO: 300.0})
+    lines = [line.split(" | ") for line in comparison.table(tmp_path).splitlines() if line.startswith("| ")]
+    cells = [line[comparison.COLUMNS.index("margin - random")] for line in lines[1:]]
+    assert cells[0] == cells[2] == cells[3] == ""
+    assert cells[1].startswith("+1.00 [")
+    assert cells[1].endswith(" (wrecked)")
+
+
 def test_the_personas_table_counts_only_masks_that_were_compared(tmp_path, capsys):
     for place, (who, p) in enumerate((("pirate", 0.9), ("pirate", 0.02), ("pirate2", 0.03))):
         where = tmp_path / f"{place}"

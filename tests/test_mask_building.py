@@ -47,14 +47,31 @@ def mask_of(loaded, directory, pairs, *overrides):
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparse", "contrastive_wanda", "contrastive_sparse", "contrastive_taylor"])
-def test_order_of_pairs_and_batch_size_do_not_change_the_mask(exact, pairs, tmp_path, method):
+def test_order_of_pairs_and_batch_size_do_not_change_the_mask(exact, pairs, tmp_path, method, monkeypatch):
     settings = [f"method={method}", *(TAYLOR if method == "contrastive_taylor" else [])]
-    first = mask_of(exact, tmp_path, pairs, *settings)
+    rows = tmp_path / "rows"
+    rows.mkdir()
+
+    def fresh(cache, *arguments):
+        # What one of them had made, the next would only read.
+        monkeypatch.setenv("PERSONA_PRUNE_CACHE", str(tmp_path / cache))
+        return mask_of(exact, rows, *arguments, *settings)
+
+    first = fresh("first", pairs)
     assert 0 < first.sparsity < 0.9
-    turned = mask_of(exact, tmp_path, pairs[::-1], *settings)
+    turned = fresh("turned", pairs[::-1])
     assert max(difference(first, turned).values()) == 0
-    batches = mask_of(exact, tmp_path, pairs, *settings, "calibration.batch_size=2")
+    batches = fresh("batches", pairs, "calibration.batch_size=2")
     assert max(difference(first, batches).values()) == 0
+
+
+def test_statistics_of_another_batch_size_are_others(tiny, pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PERSONA_PRUNE_CACHE", str(tmp_path / "cache"))
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for batch_size, files in ((4, 1), (4, 1), (2, 2)):
+        mask_of(tiny, rows, pairs, "method=wanda", f"calibration.batch_size={batch_size}")
+        assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == files
 
 
 def test_a_flipped_persona_is_stored_as_what_it_becomes(exact, pairs, tmp_path):

@@ -174,6 +174,9 @@ def test_the_magnitude_control_drops_the_smallest_of_every_row(uneven):
     dropped = ~magnitude_like(uneven, {"a": linear}).keep("a")
     assert dropped.sum(1).tolist() == [0, 3, 11]
     assert dropped[1].nonzero()[:, 0].tolist() == [8, 9, 10]
+    linear.weight.data = torch.tensor([[1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0]] * 3)
+    dropped = ~magnitude_like(uneven, {"a": linear}).keep("a")
+    assert dropped[1].nonzero()[:, 0].tolist() == [6, 8, 10]
 
 
 def test_a_mix_drops_what_any_part_drops(uneven):

@@ -10,6 +10,7 @@ from experiments.tables import write_block
 from persona_prune.evaluators.base import EvalResult
 from persona_prune.run_directory import one_line
 from persona_prune.statistics import compare
+from persona_prune.verdict import WRECKED
 
 ORDER = [
     "none",
@@ -44,6 +45,7 @@ COLUMNS = [
     "build, s",
     "stored, MB",
 ]
+RATIO = "capability/perplexity_ratio"
 BUILD = ("generic", "signature", "gradient", "mask", "baseline")
 
 
@@ -71,17 +73,24 @@ def table(group: Path) -> str:
     persona = runs[0].config["persona"]
     target = "not_matching" if persona["flip"] else "matching"
     items = {run.path: run.items("choice") for run in runs}
-    # A mask without such a control is paired with the run of random masks that drop the same share of every row.
-    random = {run.sparsity: items[run.path] for run in runs if run.method == "random"}
+    random = {run.sparsity: run for run in runs if run.method == "random"}
     lines = [f"### {persona['name']}, target: the `{target}` answers, test part", ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     for run in sorted(runs, key=lambda run: ORDER.index(run.method)):
         figures = dict(run.metrics)
         reference = random.get(run.sparsity)
-        if reference is not None and "choice/margin_vs_random" not in figures and run.method != "random":
-            figures |= against(items[run.path], reference)
+        if reference is not None and "choice/margin_vs_random" not in figures and by_rows(run):
+            figures |= against(items[run.path], items[reference.path])
+            if RATIO in reference.metrics:
+                figures[f"random/{RATIO}"] = reference.metrics[RATIO]
         lines.append(row(run, figures, len(items[run.path].samples)))
     return "\n".join(lines)
+
+
+def by_rows(run: Run) -> bool:
+    """Return whether a mask without a random control of its own drops the same share of every row as random ones do."""
+    settings = run.config["method"]
+    return run.method != "random" and not settings.get("overrides") and settings.get("allocation", "row") == "row"
 
 
 def against(result: EvalResult, reference: EvalResult) -> dict[str, float]:
@@ -100,8 +109,9 @@ def row(run: Run, metrics: Mapping[str, float], items: int) -> str:
     cells.append(number(metrics, "choice/matching_log_prob_delta", "+.2f"))
     for control in ("random", "generic", "opposite"):
         key = f"choice/margin_vs_{control}"
-        cells.append(f"{interval(metrics, key, '+.2f')} p={metrics[f'{key}_p']:.2g}" if key in metrics else "")
-    cells.append(number(metrics, "capability/perplexity_ratio", ".3f"))
+        wrecked = "" if metrics.get(f"{control}/{RATIO}", 1.0) <= WRECKED else " (wrecked)"
+        cells.append(f"{interval(metrics, key, '+.2f')} p={metrics[f'{key}_p']:.2g}{wrecked}" if key in metrics else "")
+    cells.append(number(metrics, RATIO, ".3f"))
     cells.append(number(metrics, "capability/neutral_drift", "+.3f"))
     cells.append(number(metrics, "capability/neutral_first_word_shift", ".3f"))
     seconds = metrics.get("mask/build_s", sum(metrics.get(f"time/{stage}_s", 0.0) for stage in BUILD))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 
@@ -59,13 +60,18 @@ class NoMask:
 
 
 def wanda_importance(weight: Tensor, mean_abs: Tensor) -> Tensor:
-    """Return ``|w_ij| A[j]`` (equation 3): scores of `wanda`, and the tie rule of every method."""
+    """Return ``|w_ij| A[j]`` (equation 3): scores of `wanda`, and the tie rule of every method but the controls."""
     return weight.abs() * mean_abs.to(weight.device)
 
 
-def importance_of_rows(weight: Tensor, mean_abs: Tensor) -> TieBreak:
-    """Return the tie rule of every method for one Linear, computed for the rows that need it."""
-    return lambda rows: wanda_importance(weight[rows], mean_abs)
+def tie_rule(method: Method, layer: Layer) -> TieBreak:
+    """Return which of equal scores in a Linear is kept, computed for the rows that need it: the larger importance.
+
+    Controls know nothing of the persona, so for them it is the lower column alone.
+    """
+    if getattr(method, "is_control", False):
+        return lambda rows: torch.zeros_like(layer.weight[rows])
+    return lambda rows: wanda_importance(layer.weight[rows], layer.target.mean_abs)
 
 
 def build_masks(
@@ -110,7 +116,7 @@ def _keep_both(method: Method, layer: Layer) -> tuple[Tensor, Tensor]:
     mirrored = Layer(layer.name, layer.weight, layer.contrast, layer.target)
     sparsity = method.sparsity_of(layer.name)
     scores = [method.score(side) for side in (layer, mirrored)]
-    ties = [importance_of_rows(side.weight, side.target.mean_abs) for side in (layer, mirrored)]
+    ties = [tie_rule(method, side) for side in (layer, mirrored)]
     if getattr(method, "assignment", "independent") == "disjoint":
         return disjoint_top_k(scores[0], scores[1], ties[0], ties[1], sparsity)
     block = getattr(method, "block_columns", None) or layer.weight.shape[1]

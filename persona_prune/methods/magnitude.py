@@ -25,12 +25,15 @@ class Magnitude(Selection):
 
 
 def magnitude_like(mask: Mask, linears: Mapping[str, nn.Linear]) -> Mask:
-    """Return the mask that drops, of every row, the smallest weights, as many as ``mask`` does (ties: lower column)."""
+    """Return the mask that drops, of every row, the smallest weights, as many as ``mask`` does.
+
+    Of equal weights the lower column is kept, as by `base.tie_rule`.
+    """
     bits = {}
     for name, module in linears.items():
         counts = (~mask.keep(name)).sum(1, keepdim=True)
-        smallest = module.weight.detach().abs().cpu().argsort(dim=1, stable=True)
-        keep = torch.ones(smallest.shape, dtype=torch.bool)
-        keep.scatter_(1, smallest, torch.arange(smallest.shape[1])[None, :] >= counts)
+        largest = module.weight.detach().abs().cpu().argsort(dim=1, descending=True, stable=True)
+        keep = torch.zeros(largest.shape, dtype=torch.bool)
+        keep.scatter_(1, largest, torch.arange(largest.shape[1])[None, :] < largest.shape[1] - counts)
         bits[name] = pack_bits(keep)
     return Mask(bits, mask.shapes, mask.model_fingerprint, {"method": "magnitude"})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from persona_prune.masks import Mask, pack_bits
-from persona_prune.methods.base import Layer, Method, build_masks, importance_of_rows, wanda_importance
+from persona_prune.methods.base import Layer, Method, build_masks, tie_rule, wanda_importance
 from persona_prune.methods.contrastive_sparse import ContrastiveSparse
 from persona_prune.methods.contrastive_wanda import ContrastiveWanda
 from persona_prune.methods.magnitude import Magnitude
@@ -110,12 +110,13 @@ class SignatureRecipe:
         """Return what is kept of one Linear, bool ``[out_features, in_features]``, as `base.build_masks` does."""
         weight = module.weight.detach().float()
         target, contrast = (self._statistics(pole, self.leader[name]) for pole in ("target", "contrast"))
+        layer = Layer(name, weight, target, contrast)
         if _GATE in self.vectors:
             score = wanda_importance(weight, self.vectors[_GATE][self.leader[name]])
         else:
-            score = self.method.score(Layer(name, weight, target, contrast))
+            score = self.method.score(layer)
         block = getattr(self.method, "block_columns", None) or weight.shape[1]
-        return block_top_k(score, importance_of_rows(weight, target.mean_abs), self.method.sparsity_of(name), block)
+        return block_top_k(score, tie_rule(self.method, layer), self.method.sparsity_of(name), block)
 
     def _statistics(self, pole: str, leader: str) -> Statistics:
         # What the method doesn't read is empty.
@@ -183,7 +184,7 @@ class _Watched:
 
 
 def _needed(method: Method) -> set[str]:
-    """Return the keys of ``vectors`` that the persona's mask depends on; the tie rule reads ``mean_abs``."""
+    """Return the keys of ``vectors`` that the persona's mask depends on; `base.tie_rule` may read ``mean_abs``."""
     disjoint = getattr(method, "assignment", None) == "disjoint"
     if isinstance(method, ContrastiveWanda) and not disjoint:
         return {_GATE, "target.mean_abs"}

@@ -8,7 +8,7 @@ import torch
 from persona_prune.methods.base import Layer, build_masks
 from persona_prune.methods.contrastive_sparse import ContrastiveSparse
 from persona_prune.methods.contrastive_wanda import ContrastiveWanda
-from persona_prune.methods.magnitude import Magnitude
+from persona_prune.methods.magnitude import Magnitude, magnitude_like
 from persona_prune.methods.random import Random
 from persona_prune.methods.sparse import Sparse
 from persona_prune.methods.wanda import Wanda
@@ -111,3 +111,17 @@ def test_every_row_loses_the_same_share(tiny):
         kept = mask.keep(name).sum(1)
         assert (kept == math.floor(0.7 * module.in_features + 1e-9)).all()
     assert mask.description == {"method": "wanda", "sparsity": 0.3, "gamma": 0.0, "persona": "p", "pole": "target"}
+
+
+def test_a_control_knows_nothing_of_the_persona_even_where_weights_are_equal():
+    linear = torch.nn.Linear(7, 3, bias=False)
+    linear.weight.data = torch.tensor([[1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0]] * 3)
+    linears = {"l": linear}
+    signatures = [Signature({"l": statistics(seed)}, {"l": "l"}, "f", "d", "response", 1, 1) for seed in (1, 2)]
+    method = Magnitude(name="magnitude", **COMMON)
+    own, other = (mask.keep("l") for mask in build_masks(linears, method, *signatures, {}))
+    assert own.tolist() == other.tolist() == [[False, True, False, True, False, True, False]] * 3
+    sparser = Magnitude(name="magnitude", **(COMMON | {"sparsity": 0.29}))
+    mask, _ = build_masks(linears, sparser, *signatures, {})
+    assert mask.keep("l").tolist() == [[True, True, False, True, False, True, False]] * 3
+    assert torch.equal(mask.keep("l"), magnitude_like(mask, linears).keep("l"))
