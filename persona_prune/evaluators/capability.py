@@ -24,10 +24,10 @@ _FIRST_WORD_TOKENS = 6
 class Capability:
     """Perplexity and neutral drift.
 
-    ``perplexity`` is over windows of held-out text, before which nothing is put: that of a baseline which speaks through
-    the prompt is the dense model's. ``perplexity_ratio`` is masked / dense. ``neutral_drift`` is the
-    loss of log-probability (nats per token, dense minus masked, mean over prompts) of the dense model's own greedy
-    answers to neutral prompts: perplexity misses a model that answers everything with "No".
+    ``perplexity`` is over windows of held-out text, before which nothing is put: that of a baseline that speaks through
+    the prompt is the dense model's. ``perplexity_ratio`` is masked / dense. ``neutral_drift`` is the loss of
+    log-probability (nats per token, dense minus masked, mean over prompts) of the dense model's own greedy answers to
+    neutral prompts: perplexity misses a model that answers everything with "No".
     ``neutral_first_word_kept`` is the share of answers that keep their first word; ``neutral_first_word_shift`` is the
     largest change, over words, of the share of answers that begin with that word.
 
