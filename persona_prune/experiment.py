@@ -196,7 +196,8 @@ def _metrics(arms: Arms) -> dict[str, float]:
     """Return the flat figures of every evaluator: this model's, the dense model's and the controls', and comparisons.
 
     ``<metric>_delta`` and ``<metric>_p`` are against the dense model, ``<metric>_vs_<control>`` and
-    ``<metric>_vs_<control>_p`` against a control.
+    ``<metric>_vs_<control>_p`` against a control. ``with_prompt/`` stands before those of the mask under the persona's
+    prompt, which is compared with the dense model and with the mask alone, ``<metric>_vs_mask``.
     """
     metrics: dict[str, float] = {}
     for name, result in arms.results.items():
@@ -211,6 +212,7 @@ def _metrics(arms: Arms) -> dict[str, float]:
             metrics |= _compared(name, arms.results[name], reference, f"vs_{control}", f"vs_{control}_p")
     for name, result in (arms.with_prompt or {}).items():
         metrics |= {f"with_prompt/{name}/{key}": value for key, value in summarise(result).items()}
+        metrics |= _compared(f"with_prompt/{name}", result, arms.dense[name], "delta", "p")
         metrics |= _compared(f"with_prompt/{name}", result, arms.results[name], "vs_mask", "vs_mask_p")
     return metrics
 

@@ -13,7 +13,6 @@ from experiments.causal_probe import table as causal_probe
 from experiments.figures import Difference, Run, finished_runs
 from experiments.findings import beats
 from experiments.mask_overlap import table as mask_overlap
-from experiments.method_comparison import table as comparison
 from experiments.mixing import table as mixing
 from experiments.personas import table as personas
 from experiments.sixteen_types import table as sixteen_types
@@ -22,34 +21,6 @@ from experiments.switching import apart, difference, rate
 from experiments.tables import BEGIN, END
 from experiments.two_way_choice import table as two_way_choice
 from tests.experiments_support import ABOVE, FEW, write_run
-
-
-@pytest.fixture
-def group(tmp_path):
-    write_run(tmp_path / "g" / "a", "wanda", [1.0, 2.0, 3.0], sparsity=0.2)
-    write_run(tmp_path / "g" / "b", "random", [0.5, 0.5, 0.5], sparsity=0.2)
-    write_run(tmp_path / "g" / "c", "sparse", [1.0, 1.0, 1.0], sparsity=0.4)
-    return tmp_path
-
-
-def test_a_method_is_paired_with_the_random_masks_of_its_own_sparsity(group, capsys):
-    comparison.main(group)
-    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    cells = {line[0].removeprefix("| "): line[comparison.COLUMNS.index("margin - random")] for line in lines}
-    assert cells["wanda 0.2"].startswith("+1.50 [")
-    assert cells["random 0.2"] == cells["sparse 0.4"] == ""
-
-
-def test_only_masks_that_drop_alike_are_paired_with_random_ones_and_a_wreck_is_named(tmp_path):
-    write_run(tmp_path / "a", "wanda", [1.0, 2.0], sparsity=0.2)
-    write_run(tmp_path / "b", "sparse", [1.0, 2.0], sparsity=0.2, settings={"overrides": ["mlp:0.1"]})
-    write_run(tmp_path / "c", "contrastive_taylor", [1.0, 2.0], sparsity=0.2, settings={"allocation": "model"})
-    write_run(tmp_path / "d", "random", [0.5, 0.5], sparsity=0.2, **{comparison.RATIO: 300.0})
-    lines = [line.split(" | ") for line in comparison.table(tmp_path).splitlines() if line.startswith("| ")]
-    cells = [line[comparison.COLUMNS.index("margin - random")] for line in lines[1:]]
-    assert cells[0] == cells[2] == cells[3] == ""
-    assert cells[1].startswith("+1.00 [")
-    assert cells[1].endswith(" (wrecked)")
 
 
 def test_the_personas_table_counts_only_masks_that_were_compared(tmp_path, capsys):

@@ -253,6 +253,12 @@ def test_a_mix_is_measured_part_by_part_and_a_prompt_on_top(tmp_path, cache):
     assert 0.15 < metrics["mask/sparsity"] <= 0.2
     assert metrics["with_prompt/choice/margin"] != metrics["choice/margin"]
     assert "with_prompt/choice/margin_vs_mask_p" in metrics
+    for key in ("choice/margin", "choice/matching_log_prob", "capability/neutral_drift"):
+        prompted = metrics[f"with_prompt/{key}"]
+        if f"with_prompt/{key}_delta" in metrics:
+            change = metrics[f"with_prompt/{key}_delta"]
+            assert change == pytest.approx(prompted - metrics[f"dense/{key}"], abs=1e-5), key
+    assert 0 < metrics["with_prompt/choice/margin_p"] <= 1
 
 
 def test_baselines_run_by_the_same_protocol_and_a_sweep_goes_on_where_it_was(tmp_path, cache):

@@ -45,7 +45,7 @@ for set in "$@"; do
                 persona=custom persona.name="$set" persona.flip=$flip "persona.system_prompt='$prompt'" \
                 calibration=pairs calibration.path="$file" calibration.split=calibration calibration.limit="${PAIRS:-null}" \
                 evaluator.choice.path="$file" evaluator.choice.split=test evaluator.choice.limit="${ITEMS:-200}" \
-                controls="[${CONTROLS-random,generic,opposite}]" output_dir="$out/$set-flip_$flip" ${EXTRA-} || failed=1
+                controls="[${CONTROLS-random,generic,opposite}]" with_prompt=true output_dir="$out/$set-flip_$flip" ${EXTRA-} || failed=1
         }
         # shellcheck disable=SC2086  # several settings in one variable
         [ "${TAYLOR-}" = SKIP ] || compare method=contrastive_taylor ${TAYLOR-}

@@ -46,6 +46,7 @@ COLUMNS = [
     "stored, MB",
 ]
 RATIO = "capability/perplexity_ratio"
+PROMPTED = "with_prompt/"
 BUILD = ("generic", "signature", "gradient", "mask", "baseline")
 
 
@@ -83,7 +84,10 @@ def table(group: Path) -> str:
             figures |= against(items[run.path], items[reference.path])
             if RATIO in reference.metrics:
                 figures[f"random/{RATIO}"] = reference.metrics[RATIO]
-        lines.append(row(run, figures, len(items[run.path].samples)))
+        lines.append(row(run.label, figures, len(items[run.path].samples)))
+        prompted = under_prompt(run.metrics)
+        if prompted:
+            lines.append(row(f"{run.label} and prompt", prompted, len(items[run.path].samples)))
     return "\n".join(lines)
 
 
@@ -99,9 +103,19 @@ def against(result: EvalResult, reference: EvalResult) -> dict[str, float]:
     return {key: found.delta, f"{key}_low": found.low, f"{key}_high": found.high, f"{key}_p": found.p}
 
 
-def row(run: Run, metrics: Mapping[str, float], items: int) -> str:
+def under_prompt(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return a run's figures of its mask under the persona's prompt, as if they were its own; empty if none were taken.
+
+    What the mask took to build and to store is the same; the prompt comes to less than a hundred bytes.
+    """
+    found = {key.removeprefix(PROMPTED): value for key, value in metrics.items() if key.startswith(PROMPTED)}
+    same = {key: value for key, value in metrics.items() if key.startswith(("mask/", "time/"))}
+    return same | found if found else {}
+
+
+def row(label: str, metrics: Mapping[str, float], items: int) -> str:
     """Return one line of a table; ``items`` is how many questions were asked."""
-    cells = [run.label, str(items)]
+    cells = [label, str(items)]
     for metric in ("accuracy", "accuracy_norm", "accuracy_content", "margin"):
         cells.append(interval(metrics, f"choice/{metric}", "+.2f" if metric == "margin" else ".3f"))
     cells.append(number(metrics, "choice/accuracy_norm_p", ".2g"))
