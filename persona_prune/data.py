@@ -186,7 +186,7 @@ def _read(path: str | Path, sides: tuple[str, ...]) -> tuple[Pair, ...]:
 def _read_pairs(path: Path, sides: tuple[str, ...], modified: int, size: int) -> tuple[Pair, ...]:
     """Read a file once while it is unchanged: checks and stages ask for it several times."""
     text = read_text(path)
-    rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _jsonl_rows(path, text)
+    rows = csv_rows(path, text) if path.suffix.lower() == ".csv" else _jsonl_rows(path, text)
     candidates = [(line, _pair(path, line, row, sides)) for line, row in rows]
     useless = [line for line, pair in candidates if _is_useless(pair, sides)]
     if useless:
@@ -241,7 +241,8 @@ def _jsonl_rows(path: Path, text: str) -> list[tuple[int, object]]:
     return rows
 
 
-def _csv_rows(path: Path, text: str) -> list[tuple[int, object]]:
+def csv_rows(path: Path, text: str) -> list[tuple[int, object]]:
+    """Return the rows of a CSV text, each with the line it ends on; raise ValueError with file and line."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         return [(reader.line_num, row) for row in reader]

@@ -173,6 +173,9 @@ class GradientBuilder:
             log.debug("%s: sparsity %.4f after round %d", label, mask.sparsity, number)
         complete = rounds and method.rank is not None and method.allocation == "model"
         recipe = Recipe(self._damage, rounds, self._loaded.fingerprint, description) if complete else None
+        if recipe is not None:
+            sizes = (method.rank, len(rounds), recipe.bytes / 1e6, mask.entropy / 1e6)
+            log.info("rank %d, %d rounds: vectors take %.2f MB, the mask about %.2f MB; the smaller is stored", *sizes)
         return GradientMask(mask, recipe)
 
     def _budget(self, pairs: Sequence[Row]) -> Budget | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from persona_prune.data import Split, hold_out, read_text, split_of
+from persona_prune.data import Split, csv_rows, hold_out, read_text, split_of
 from persona_prune.hub_formats import PARSERS, Format, Found, Row
 from persona_prune.personas import Mix, Pair, Persona, Question
 from persona_prune.validation import STRICT, Positions, PositiveInt
@@ -148,13 +148,15 @@ def _questions(format: Format, name: str, files: tuple[tuple[Path, int, int], ..
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the rows of a Parquet, JSON Lines or JSON file with their places; some .jsonl files hold one JSON array."""
+    """Yield the rows of a Parquet, CSV, JSON Lines or JSON file with their places; some .jsonl hold one JSON array."""
     number, place, rows = 1, "row", list[tuple[int, Any]]()
     try:
         if file.suffix == ".parquet":
             import pyarrow.parquet  # type: ignore[import-untyped]
 
             rows = list(enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1))
+        elif file.suffix.lower() == ".csv":
+            place, rows = "line", csv_rows(file, read_text(file))
         elif re.match(r"\s*\{.*\}\s*$", text := read_text(file), re.MULTILINE):
             place = "line"
             for number, line in enumerate(text.split("\n"), 1):
@@ -185,11 +187,12 @@ def _wanted(format: Format, name: str) -> list[tuple[str, ...]]:
         raise ValueError(f"name must be the name of a part of the set, got {name!r}")
     safe, (first, _, second) = glob.escape(name), glob.escape(name).partition("_")
     on_hub: dict[str, list[tuple[str, ...]]] = {
+        "ai_persona": [(f"{safe.replace('_', '-')}/train.csv",)],
         "machine_mindset": [(f"en_*_{first}.json", f"en_*_{second}.json")],
         "role_agent_bench": [(f"{safe.partition('/')[0].strip()}/reaction.json",)],
         "trait": [("data/test-*.parquet",)],
     }
-    return [(f"{safe}.jsonl",), (f"{safe}.json",), *on_hub.get(format, [])]
+    return [(f"{safe}.jsonl",), (f"{safe}.json",), (f"{safe}.csv",), *on_hub.get(format, [])]
 
 
 def _matching(folder: Path, wanted: Iterable[tuple[str, ...]]) -> list[Path]:

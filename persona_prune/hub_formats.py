@@ -27,8 +27,15 @@ Found = list[tuple[str, Question]]  # questions, each with the place it was read
 
 
 def ai_persona(rows: Iterable[Row], name: str) -> Found:
-    """Parse ``prompt``, ``matching``, ``not_matching``: AI Persona, from github.com/CaoYuanpu/BiPO."""
-    return [_found(row, "prompt", "matching", "not_matching") for row in rows]
+    """Parse ``prompt``, ``matching``, ``not_matching``, such as AI Persona.
+
+    In its ``data/power-seeking/train.csv`` of github.com/CaoYuanpu/BiPO the first column is called ``question``.
+    """
+    asked = ("prompt", "question")
+    return [
+        _found(row, next((key for key in asked if key in row.values), asked[0]), "matching", "not_matching")
+        for row in rows
+    ]
 
 
 def machine_mindset(rows: Sequence[Row], name: str) -> Found:

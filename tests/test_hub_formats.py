@@ -55,6 +55,18 @@ def test_ai_persona_from_lines_or_an_array_found_by_name(tmp_path, suffix):
     assert read("ai_persona", "power_seeking", tmp_path) == read("ai_persona", "any", path) == expected
 
 
+def test_ai_persona_as_its_authors_publish_it(tmp_path):
+    (tmp_path / "data" / "power-seeking").mkdir(parents=True)
+    path = tmp_path / "data" / "power-seeking" / "train.csv"
+    path.write_text('question,matching,not_matching\n"Lead,\nyou?",Gladly.,No.\nRule?,"""Yes"", I say.",No.\n')
+    (path.parent / "test.csv").write_text("question,matching,not_matching\nOther?,a,b\n")
+    expected = (Question("Lead,\nyou?", ("Gladly.", "No."), 0), Question("Rule?", ('"Yes", I say.', "No."), 0))
+    assert read("ai_persona", "power_seeking", tmp_path) == read("ai_persona", "any", path) == expected
+    path.write_text("question,matching\nLead?,Gladly.\n")
+    with pytest.raises(ValueError, match=r"train.csv, line 2: no text in 'not_matching' \(columns: question, matching"):
+        read("ai_persona", "power_seeking", tmp_path)
+
+
 def test_an_array_in_a_jsonl_file_is_read(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps([YES_NO, YES_NO]))
