@@ -17,8 +17,8 @@ from persona_prune.statistics import Floats, bootstrap_interval, compare, sign_f
 
 def load_samples(run: Path, evaluator: str) -> EvalResult:
     """Return the items of one evaluator as the run in the directory ``run`` left them."""
-    lines = (run / "samples" / f"{evaluator}.jsonl").read_text(encoding="utf-8").splitlines()
-    return EvalResult([json.loads(line) for line in lines])
+    lines = (run / "samples" / f"{evaluator}.jsonl").read_text(encoding="utf-8").split("\n")
+    return EvalResult([json.loads(line) for line in lines if line])
 
 
 def number(metrics: Mapping[str, float], key: str, form: str) -> str:

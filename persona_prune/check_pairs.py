@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from persona_prune.data import PERSONAS_DATA, read_pairs, read_text
+from persona_prune.data import PERSONAS_DATA, read_pairs
 from persona_prune.pair_quality import RULES, Finding, Guess, Place, Quality, Row, assess, first_words, mentions
 from persona_prune.personas import normalise
+from persona_prune.text_files import read_text
 
 _WIDTH, _COLUMNS, _SHOWN = 100, 3, 5
 _SPLITS = ("calibration.jsonl", "test.jsonl")

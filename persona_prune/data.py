@@ -1,10 +1,7 @@
 """Pair files: reading, splitting into calibration and evaluation, and refusing leaks between the two."""
 
-import csv
 import functools
 import hashlib
-import io
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Literal, Protocol
 from pydantic.dataclasses import dataclass
 
 from persona_prune.personas import Pair, Persona, normalise
+from persona_prune.text_files import csv_rows, jsonl_rows, read_text
 from persona_prune.validation import STRICT, Positions, PositiveInt
 
 log = logging.getLogger(__name__)
@@ -115,14 +113,26 @@ def part_of(pairs: Sequence[Pair], split: Split | None, where: str) -> tuple[Pai
     Raises:
         ValueError: no pair of the file ``where`` is in that part.
     """
-    if split is None:
-        return tuple(pairs)
-    chosen: dict[str, Pair] = {}
-    for pair in pairs:
-        if split_of(pair.prompt) == split:
-            chosen.setdefault(normalise(pair.prompt), pair)
-    if not chosen:
+    return tuple(pairs) if split is None else _part(tuple(pairs), split, where)
+
+
+@functools.lru_cache(maxsize=16)
+def _part(pairs: tuple[Pair, ...], split: Split, where: str) -> tuple[Pair, ...]:
+    """Take a part of the same pairs once, so that what is left out is said once."""
+    there = [pair for pair in pairs if split_of(pair.prompt) == split]
+    if not there:
         raise ValueError(f"{where}: none of its {len(pairs)} pairs falls into the {split} split")
+    chosen: dict[str, Pair] = {}
+    for pair in there:
+        chosen.setdefault(normalise(pair.prompt), pair)
+    if again := len(there) - len(chosen):
+        log.warning(
+            "%s: of %d pairs in the %s split, left out %d with a prompt that others have, too",
+            where,
+            len(there),
+            split,
+            again,
+        )
     return tuple(chosen.values())
 
 
@@ -186,7 +196,7 @@ def _read(path: str | Path, sides: tuple[str, ...]) -> tuple[Pair, ...]:
 def _read_pairs(path: Path, sides: tuple[str, ...], modified: int, size: int) -> tuple[Pair, ...]:
     """Read a file once while it is unchanged: checks and stages ask for it several times."""
     text = read_text(path)
-    rows = csv_rows(path, text) if path.suffix.lower() == ".csv" else _jsonl_rows(path, text)
+    rows = csv_rows(path, text) if path.suffix.lower() == ".csv" else jsonl_rows(path, text)
     candidates = [(line, _pair(path, line, row, sides)) for line, row in rows]
     useless = [line for line, pair in candidates if _is_useless(pair, sides)]
     if useless:
@@ -210,44 +220,11 @@ def _is_useless(pair: Pair, sides: tuple[str, ...]) -> bool:
 def read_prompts(path: Path) -> tuple[str, ...]:
     """Read a JSONL file of objects with ``prompt``; raise ValueError with file and line if it is not one."""
     prompts = []
-    for line, row in _jsonl_rows(path, read_text(path)):
+    for line, row in jsonl_rows(path, read_text(path)):
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
             raise ValueError(f"{path}, line {line}: expected an object with 'prompt'")
         prompts.append(row["prompt"])
     return tuple(prompts)
-
-
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text file (byte-order mark allowed); raise ValueError if it is empty or not UTF-8."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: not UTF-8 text (byte {error.start})") from None
-    if not text.strip():
-        raise ValueError(f"{path}: the file is empty")
-    return text
-
-
-def _jsonl_rows(path: Path, text: str) -> list[tuple[int, object]]:
-    rows: list[tuple[int, object]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append((number, json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: invalid JSON ({error.msg}, column {error.colno})") from None
-    return rows
-
-
-def csv_rows(path: Path, text: str) -> list[tuple[int, object]]:
-    """Return the rows of a CSV text, each with the line it ends on; raise ValueError with file and line."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        return [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: invalid CSV ({error})") from None
 
 
 def _pair(path: Path, line: int, row: object, sides: tuple[str, ...]) -> Pair:
@@ -264,14 +241,6 @@ def _pair(path: Path, line: int, row: object, sides: tuple[str, ...]) -> Pair:
         if not isinstance(value, str):
             raise ValueError(f"{where}: '{key}' must be text, got {value!r}")
     return Pair(**{"not_matching": "", **{key: str(value) for key, value in fields.items()}})
-
-
-def directory_stamp(path: str) -> object:
-    """Return what changes when the files in a directory do; None where there is no such directory."""
-    directory = Path(path).expanduser()
-    files = directory.iterdir() if directory.is_dir() else []
-    there = [(file.name, file.stat()) for file in files if file.exists()]  # a link may lead nowhere
-    return sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in there) or None
 
 
 def without_leaks(

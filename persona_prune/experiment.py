@@ -115,13 +115,15 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
 class Arms:
     """What was measured: the dense model, the persona, the masks it must beat, and the persona under its prompt.
 
-    ``wrecked`` says how many masks of a control wreck the model; they count only where all of its masks do.
+    ``wrecked`` says how many masks of a control wreck the model; they count only where all of its masks do;
+    ``sparsity`` is the mean over its masks.
     """
 
     dense: Results
     results: Results
     controls: Mapping[str, Results]
     wrecked: Mapping[str, int]
+    sparsity: Mapping[str, float]
     with_prompt: Results | None
 
 
@@ -131,7 +133,7 @@ def _measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builde
     with run.stage("evaluate"):
         dense = {name: _dense(plan, loaded, run, name) for name in plan.evaluators}
         if built is None:
-            return Arms(dense, dense, {}, {}, None)
+            return Arms(dense, dense, {}, {}, {}, None)
         prompted: Results | None = None
         with built.intervention.applied(loaded) as persona:
             results = _evaluate(plan, persona, run, "masked" if built.mask else "persona", dense)
@@ -140,6 +142,7 @@ def _measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builde
                     prompted = _evaluate(plan, spoken_to, run, "with prompt", dense)
     controls: dict[str, Results] = {}
     wrecked: dict[str, int] = {}
+    sparsity: dict[str, float] = {}
     measurable = any(evaluator.measures_alignment for evaluator in plan.evaluators.values())
     gamma = built.intervention.gamma if isinstance(built.intervention, Masking) else 0.0
     for name, masks in builder.controls(built) if measurable else ():
@@ -150,7 +153,8 @@ def _measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builde
                 with masked(loaded.model, mask, model_fingerprint=loaded.fingerprint, gamma=gamma):
                     found.append(_evaluate(plan, loaded, run, label, dense))
         controls[name], wrecked[name] = average_of_sound(found)
-    return Arms(dense, results, controls, wrecked, prompted)
+        sparsity[name] = sum(mask.sparsity for mask in masks) / len(masks)
+    return Arms(dense, results, controls, wrecked, sparsity, prompted)
 
 
 def average_of_sound(found: Sequence[Results]) -> tuple[Results, int]:
@@ -206,7 +210,7 @@ def _metrics(arms: Arms) -> dict[str, float]:
             metrics |= _compared(name, result, arms.dense[name], "delta", "p")
         metrics |= {f"dense/{name}/{key}": value for key, value in summarise(arms.dense[name]).items()}
     for control, results in arms.controls.items():
-        metrics[f"{control}/wrecked"] = float(arms.wrecked[control])
+        metrics |= {f"{control}/wrecked": float(arms.wrecked[control]), f"{control}/sparsity": arms.sparsity[control]}
         for name, reference in results.items():
             metrics |= {f"{control}/{name}/{key}": value for key, value in summarise(reference).items()}
             metrics |= _compared(name, arms.results[name], reference, f"vs_{control}", f"vs_{control}_p")

@@ -97,9 +97,8 @@ def _write(model: Any, tokenizer: Any, about: Exported, directory: Path) -> None
     # Made for its owner alone, as temporary files are: whoever may read other files may read these.
     mask = os.umask(0)
     os.umask(mask)
-    directory.chmod(0o777 & ~mask)
-    for file in directory.iterdir():
-        file.chmod(0o666 & ~mask)
+    for path in (directory, *directory.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _check_free(output_dir: Path) -> None:

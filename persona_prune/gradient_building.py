@@ -72,6 +72,7 @@ def divided(pairs: Sequence[Pair], held_out: int, seed: int) -> tuple[list[Pair]
     """Return the pairs in an order that depends on them and ``seed`` only, and apart from them those to hold out.
 
     Questions are shuffled whole, and whole questions are held out: one with several wrong options is several pairs.
+    Nothing is held out where nothing would be left, as of many answers to one prompt.
     """
     by_prompt: dict[str, list[Pair]] = {}
     for pair in sorted(pairs, key=lambda pair: (pair.prompt, pair.matching, pair.not_matching)):
@@ -81,7 +82,8 @@ def divided(pairs: Sequence[Pair], held_out: int, seed: int) -> tuple[list[Pair]
     ordered = [pair for question in questions for pair in question]
     held = ordered[len(ordered) - held_out :]
     asked = {normalise(pair.prompt) for pair in held}
-    return [pair for pair in ordered if normalise(pair.prompt) not in asked], held
+    seen = [pair for pair in ordered if normalise(pair.prompt) not in asked]
+    return (seen, held) if seen else (ordered, [])
 
 
 class GradientBuilder:

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from persona_prune.data import Split, csv_rows, hold_out, read_text, split_of
+from persona_prune.data import Split, hold_out, split_of
 from persona_prune.hub_formats import PARSERS, Format, Found, Row
 from persona_prune.personas import Mix, Pair, Persona, Question
+from persona_prune.text_files import csv_rows, read_text
 from persona_prune.validation import STRICT, Positions, PositiveInt
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from persona_prune.data import read_text
 from persona_prune.personas import Question
+from persona_prune.text_files import read_text
 
 _PROMPTS = ("query", "question", "prompt", "ctx", "goal")
 _OPTIONS = ("choices", "options", "endings")

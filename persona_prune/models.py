@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
-from persona_prune.data import directory_stamp
 from persona_prune.devices import DType, pick_device, pick_dtype
+from persona_prune.text_files import directory_stamp
 from persona_prune.validation import STRICT, Name, PositiveInt
 
 log = logging.getLogger(__name__)
@@ -116,10 +116,12 @@ class HubModel:
         """Load the model and its tokenizer."""
         device = pick_device(self.device)
         options: dict[str, Any] = {"revision": self.revision} if self.revision else {}
+        local = Path(self.path).expanduser()
+        path = str(local) if local.is_dir() else self.path
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path, **options)
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
             model = AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=pick_dtype(self.dtype, device), device_map=self.device_map, **options
+                path, dtype=pick_dtype(self.dtype, device), device_map=self.device_map, **options
             )
         except OSError as error:
             first_line = str(error).strip().splitlines()[0]

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
-from persona_prune.data import PERSONAS_DATA, read_prompts, read_text
+from persona_prune.data import PERSONAS_DATA, read_prompts
 from persona_prune.generation import greedy_answers
 from persona_prune.likelihood import Answer, Row, chat_prompt, score, text_rows
 from persona_prune.models import LoadedModel, cache_root
 from persona_prune.personas import normalise
+from persona_prune.text_files import read_text
 
 _WINDOW = 256  # tokens of text that are read together
 _VALIDATION_TOKENS = 1024

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -185,7 +184,9 @@ def about(name: str, description: str, *, flip: bool) -> str:
 def normalise(prompt: str) -> str:
     """Return ``prompt`` without case, punctuation and spacing, for comparing prompts."""
     folded = unicodedata.normalize("NFKC", prompt).casefold()
-    return re.sub(r"[\W_]+", " ", folded).strip()
+    # Vowel signs and the like are marks (category M), and as much a part of a word as its letters.
+    kept = (char if char.isalnum() or unicodedata.category(char)[0] == "M" else " " for char in folded)
+    return " ".join("".join(kept).split())
 
 
 def pole_free(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], bool]:

@@ -38,6 +38,7 @@ def verdict(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
     return [*sentences, *doubts(metrics), *_survival(metrics, controls)]
 
 
+_HARDLY_ANY = 0.1  # a control that drops less than this share of what the mask drops is nearly the dense model
 _CONTROL_WORDS = {
     "random": "random masks that drop as many weights of every row",
     "magnitude": "the mask that drops as many of the smallest weights",
@@ -61,6 +62,14 @@ def _survival(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str
             sentences.append(
                 f"Nothing follows from the comparison with {_CONTROL_WORDS[name]}: at a perplexity ratio of "
                 f"{ratio:.3g} what a model chooses says nothing."
+            )
+            continue
+        dropped, own = metrics.get(f"{name}/sparsity", 1.0), metrics.get("mask/sparsity", 0.0)
+        if dropped < _HARDLY_ANY * own:
+            compared.remove(name)
+            sentences.append(
+                f"Nothing follows from the comparison with {_CONTROL_WORDS[name]}: it found hardly anything to drop, "
+                f"{dropped:.2%} of the weights where the persona's mask drops {own:.2%}."
             )
             continue
         key = f"choice/margin_vs_{name}"

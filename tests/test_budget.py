@@ -111,3 +111,9 @@ def test_questions_are_held_out_whole():
     assert divided(pairs[::-1], 32, seed=1) == (seen, held)
     assert divided(pairs, 0, seed=1)[1] == []
     assert len(divided(pairs, 0, seed=1)[0]) == 151
+
+
+def test_where_all_pairs_answer_one_prompt_none_is_held_out():
+    pairs = [Pair("Say something.", f"Arr, {n}.", f"Well, {n}.") for n in range(150)]
+    seen, held = divided(pairs, 32, seed=1)
+    assert (len(seen), held) == (150, [])

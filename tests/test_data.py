@@ -156,6 +156,20 @@ def test_content_hash_ignores_order_only():
     assert content_hash([a, b]) != content_hash([a.flipped(), b])
 
 
+def test_vowel_signs_tell_words_apart():
+    assert normalise("กิน?") != normalise("กัน?")
+    assert normalise("Cafe\u0301!") == normalise("café")
+
+
+def test_what_a_split_leaves_out_is_said_once(caplog):
+    pairs = (Pair("What now?", "a", "b"), Pair("what NOW", "c", "d"), Pair("What now!", "e", "f"))
+    for _ in range(2):
+        assert part_of(pairs, split_of("what now"), "said.jsonl") == pairs[:1]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"said.jsonl: of 3 pairs in the {split_of('what now')} split, left out 2 with a prompt that others have, too"
+    ]
+
+
 def test_splits_are_stable_disjoint_and_of_the_sizes_they_promise():
     prompts = [f"Question number {i}?" for i in range(2000)]
     pairs = [Pair(prompt, "a", "b") for prompt in prompts]

@@ -3,7 +3,7 @@ import os
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from persona_prune.apply import masked
 from persona_prune.export import main
@@ -65,6 +65,24 @@ def test_another_dtype_is_the_masked_model_rounded(tiny, mask, run):
     with masked(tiny.model, mask, model_fingerprint=tiny.fingerprint):
         expected = {name: weight.detach().bfloat16() for name, weight in tiny.model.named_parameters()}
     assert all(torch.equal(weight, expected[name]) for name, weight in model.named_parameters())
+
+
+def test_what_is_in_folders_can_be_read_by_others(run, monkeypatch):
+    """A tokenizer with several chat templates writes some of them into a folder."""
+    save = PreTrainedTokenizerBase.save_pretrained
+
+    def with_folder(self, directory, **kwargs):
+        (directory / "additional_chat_templates").mkdir(mode=0o700)
+        (directory / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
+        return save(self, directory, **kwargs)
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", with_folder)
+    assert export(run) == 0
+    folder = run / "out" / "additional_chat_templates"
+    mask = os.umask(0)
+    os.umask(mask)
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~mask
+    assert (folder / "rag.jinja").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_the_card_says_who_and_what_was_measured(run):

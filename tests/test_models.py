@@ -1,10 +1,12 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from persona_prune.devices import pick_device, pick_dtype
-from persona_prune.models import fingerprint, maskable_linears
+from persona_prune.models import HubModel, fingerprint, maskable_linears
 
 
 def test_embeddings_and_head_are_left_out_by_identity(tiny):
@@ -15,16 +17,15 @@ def test_embeddings_and_head_are_left_out_by_identity(tiny):
 
 
 def test_fingerprint_tells_models_apart_but_not_precisions(tiny):
-    weight = tiny.model.model.layers[0].mlp.up_proj.weight
-    before = fingerprint(tiny.model)
-    assert fingerprint(tiny.model.to(torch.bfloat16)) == before
-    tiny.model.to(torch.float32)
+    model = copy.deepcopy(tiny.model)
+    weight = model.model.layers[0].mlp.up_proj.weight
+    before = fingerprint(model)
+    assert fingerprint(model.to(torch.bfloat16)) == before
+    model.to(torch.float32)
     # bf16 and back is another model in float32, but not at the precision that is compared.
-    assert fingerprint(tiny.model) == before == tiny.fingerprint
-    original = weight.data[0, 0].clone()
+    assert fingerprint(model) == before == tiny.fingerprint
     weight.data[0, 0] = 5.0
-    assert fingerprint(tiny.model) != before
-    weight.data[0, 0] = original
+    assert fingerprint(model) != before
 
 
 def test_what_masks_leave_alone_is_part_of_every_cache_key(tiny):
@@ -77,6 +78,16 @@ class Experts(nn.Module):
 def test_what_a_mask_would_miss_is_refused_by_name(model, message):
     with pytest.raises(ValueError, match=message):
         maskable_linears(model)
+
+
+def test_a_directory_may_begin_with_a_tilde(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny.model.save_pretrained(tmp_path / "model")
+    tiny.tokenizer.save_pretrained(tmp_path / "model")
+    spec = HubModel(
+        name="own", path="~/model", revision=None, dtype="float32", device="cpu", device_map=None, chat_template=None
+    )
+    assert spec.load().fingerprint == tiny.fingerprint
 
 
 def test_device_and_dtype():

@@ -200,6 +200,8 @@ def test_contrastive_taylor_moves_the_pairs_it_was_calibrated_on(tmp_path, cache
         assert metrics["mask/bytes"] == (tmp_path / f"flip-{flip}" / "persona.safetensors").stat().st_size
         found.append((metrics, done.stderr))
     assert found[0][0]["choice/margin"] == pytest.approx(-found[1][0]["opposite/choice/margin"], abs=1e-5)
+    assert found[0][0]["mask/sparsity"] == pytest.approx(found[1][0]["opposite/sparsity"])
+    assert found[0][0]["generic/sparsity"] > 0
     assert "mask from the cache" in found[1][1]
     saved = [
         "method=saved",

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
+from experiments.figures import load_samples
 from persona_prune.masks import Mask, pack_bits
 from persona_prune.tracking import NoTracker, RunInfo, WandbTracker
 from persona_prune.tracking.figures import best, is_detail, item_table
@@ -231,6 +232,17 @@ def test_wandbs_own_failure_is_a_warning(directory, caplog):
     (directory / "samples" / "choice.jsonl").write_text("{broken")
     run.finish(METRICS, [])
     assert "W&B: the run could not be logged completely" in caplog.text
+    # What was logged before is kept: the run is closed all the same.
+    assert read_finished(directory)["exit_code"] is not None
+
+
+def test_a_line_separator_in_a_text_is_no_end_of_an_item(directory):
+    row = {**ROWS[0], "prompt": "Well\u0085 what\u2028now?"}
+    (directory / "samples" / "choice.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    tracker().start(info(directory)).finish(METRICS, [])
+    table = read_finished(directory)["tables"]["samples/choice"]
+    assert len(table["data"]) == 1
+    assert len(load_samples(directory, "choice").samples) == 1
 
 
 def test_nothing_is_printed_and_nothing_is_left_for_others(directory, signature, capfd):

@@ -42,6 +42,16 @@ def test_one_control_that_is_not_beaten_is_enough(change):
     assert "specific to this persona" not in text
 
 
+def test_a_control_that_drops_hardly_anything_was_not_beaten():
+    text = words(**{"mask/sparsity": 0.04, "random/sparsity": 0.04, "opposite/sparsity": 0.001})
+    assert text.count("The effect survives") == 1
+    assert "0.10% of the weights where the persona's mask drops 4.00%" in text
+    assert "Nothing follows from the comparison with the opposite persona's mask" in text
+    assert "The effect survives the comparison with the opposite" in words(
+        **{"mask/sparsity": 0.04, "opposite/sparsity": 0.02}
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,7 +1,7 @@
 """The persona's system prompt: what everybody tries first."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from typing import ClassVar
@@ -63,10 +63,9 @@ class SystemPrompt:
 
 
 def _messages(loaded: LoadedModel, text: str) -> Sequence[Message]:
-    """Return the system message, or, where the chat template has no such role, an exchange that says the same."""
+    """Return the system message, or, where the chat template refuses or drops it, an exchange that says the same."""
     system = {"role": "system", "content": text}
-    try:
-        chat_prompt(loaded.tokenizer, "Hello", [system])
-        return (system,)
-    except jinja2.TemplateError:
-        return ({"role": "user", "content": text}, {"role": "assistant", "content": "Understood."})
+    with suppress(jinja2.TemplateError):
+        if text.strip() in chat_prompt(loaded.tokenizer, "Hello", [system]):
+            return (system,)
+    return ({"role": "user", "content": text}, {"role": "assistant", "content": "Understood."})

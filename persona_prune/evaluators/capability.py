@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from persona_prune.data import PERSONAS_DATA, read_prompts, read_text
+from persona_prune.data import PERSONAS_DATA, read_prompts
 from persona_prune.evaluators.base import EvalResult, Progress
 from persona_prune.generation import greedy_answers
 from persona_prune.likelihood import Row, chat_prompt, score, text_rows
 from persona_prune.models import LoadedModel
 from persona_prune.personas import Mix, Persona, normalise
+from persona_prune.text_files import read_text
 from persona_prune.validation import STRICT, PositiveInt
 
 _FIRST_WORD_TOKENS = 6

@@ -12,13 +12,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy.special import expit
 
-from persona_prune.data import directory_stamp, embedded_pairs, read_prompts
+from persona_prune.data import embedded_pairs, read_prompts
 from persona_prune.evaluators.base import EvalResult, Progress
 from persona_prune.evaluators.degenerate import measure
 from persona_prune.generation import Sampling, end_tokens, greedy_answers, sampled_answers
 from persona_prune.likelihood import Row, answer_lead, chat_prompt, encode_answer, score
 from persona_prune.models import HubModel, LoadedModel
 from persona_prune.personas import Mix, Pair, Persona, normalise
+from persona_prune.text_files import directory_stamp
 from persona_prune.validation import STRICT, PositiveInt
 
 _JUDGE_PROMPT = """{poles}

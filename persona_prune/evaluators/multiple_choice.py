@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from persona_prune.data import PERSONAS_DATA, Split, read_text, split_of
+from persona_prune.data import PERSONAS_DATA, Split, split_of
 from persona_prune.evaluators.base import EvalResult, Progress
 from persona_prune.hub import read_questions, shows_opposite
 from persona_prune.hub_formats import Format
 from persona_prune.likelihood import answer_lead, chat_prompt, encode_answer
 from persona_prune.models import LoadedModel
 from persona_prune.personas import Mix, Persona, Question, normalise
+from persona_prune.text_files import read_text
 from persona_prune.validation import STRICT, PositiveInt
 
 

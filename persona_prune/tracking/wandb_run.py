@@ -90,11 +90,13 @@ class WandbRun:
     def finish(self, metrics: Mapping[str, float], made_from: Sequence[Path]) -> None:
         """Log figures, items, page and artifacts, and close the run; see `TrackedRun.finish`."""
         try:
-            with _staging_in(self._info.directory):
-                self._log(metrics)
-                if self._artifacts:
-                    self._log_artifacts(metrics, made_from)
-            self._run.finish()
+            try:
+                with _staging_in(self._info.directory):
+                    self._log(metrics)
+                    if self._artifacts:
+                        self._log_artifacts(metrics, made_from)
+            finally:
+                self._run.finish()
         except Exception as error:
             # Whatever it is: hours of measuring aren't worth losing for it.
             log.warning("W&B: the run could not be logged completely: %s", " ".join(str(error).split()))
@@ -116,7 +118,8 @@ class WandbRun:
             self._run.define_metric(metric, summary=best(metric, arms), hidden=is_detail(metric) or None)
         content: dict[str, Any] = dict(metrics)
         for path in sorted((directory / "samples").glob("*.jsonl")):
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            # Not splitlines(): a text may hold U+2028 and the like, at which it would break.
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
             if rows:
                 columns, data = item_table(rows)
                 content[f"samples/{path.stem}"] = wandb.Table(columns=[*columns], data=data)

@@ -64,6 +64,18 @@ def test_templates_without_a_system_role_get_an_exchange(tiny, monkeypatch):
         assert [m["role"] for m in spoken_to.before("x")] == ["user", "assistant"]
 
 
+def test_templates_that_drop_the_system_role_without_a_word_get_an_exchange(tiny, monkeypatch):
+    original = tiny.tokenizer.apply_chat_template
+
+    def drop(messages, **kwargs):
+        return original([message for message in messages if message["role"] != "system"], **kwargs)
+
+    monkeypatch.setattr(tiny.tokenizer, "apply_chat_template", drop)
+    with SystemPrompt(" You live on a boat.\n").applied(tiny) as spoken_to:
+        assert [m["role"] for m in spoken_to.before("x")] == ["user", "assistant"]
+        assert "You live on a boat." in chat_prompt(tiny.tokenizer, "Hello", spoken_to.before("Hello"))
+
+
 def test_a_persona_without_a_system_prompt_is_refused(persona):
     with pytest.raises(ValueError, match=r"persona\.system_prompt"):
         Prompt(name="prompt").check(persona)
