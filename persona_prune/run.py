@@ -77,16 +77,15 @@ def _run_sweep(checked: Checked) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # an exception for us instead of a traceback for the user
     if checked.parallel:
         os.environ["TQDM_DISABLE"] = "1"
-    ended_early = False
     with sweep.open():
         try:
             _job()
         except Exception as error:
-            ended_early = True
+            sweep.ended_early = True
             log.error("error: the sweep ended early: %s", one_line(error), exc_info=error if traceback_wanted else None)
         finally:
             workers.stop()
-    return 1 if ended_early or sweep.failed else 0
+    return 1 if sweep.failed else 0
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ def run_job(plan: Plan, overrides: Sequence[str], number: int, records: Records)
         return None
     job = replace(planned(number, overrides, plan), state="running")
     records.write(job)
+    _wait_for_twins(job, records)
     started = time.perf_counter()
     ended: tuple[State, str | None] = ("failed", None)
     try:
@@ -107,6 +108,20 @@ def run_job(plan: Plan, overrides: Sequence[str], number: int, records: Records)
     return outcome
 
 
+def _wait_for_twins(job: Job, records: Records) -> None:
+    """Wait for an earlier job of the sweep with the same configuration that another worker runs now, to skip this one.
+
+    A searching sweeper may well propose the same point twice.
+    """
+    # Time to get from its record to its directory; if no process is there then, it was killed.
+    grace = time.monotonic() + _GRACE_S
+    while any(
+        other.state == "running" and other.number < job.number and other.config_hash == job.config_hash
+        for other in records.read().values()
+    ) and (time.monotonic() < grace or in_use(Path(job.directory))):
+        time.sleep(0.1)
+
+
 class Sweep:
     """A sweep on the machine that started it; use `open`.
 
@@ -115,7 +130,8 @@ class Sweep:
         complete: whether that is all of them: a searching sweeper chooses its jobs as it goes.
         command: the command line, for ``sweep.json``.
 
-    ``failed`` tells afterwards whether any job did.
+    ``ended_early`` is for the caller to say that what runs the jobs broke down; ``failed`` tells afterwards whether it
+    did or any job failed.
     """
 
     def __init__(self, jobs: Sequence[Job], *, complete: bool, command: Sequence[str]) -> None:
@@ -123,6 +139,7 @@ class Sweep:
         self._parents = sorted({Path(job.directory).parent for job in jobs})
         self._command = list(command)
         self._interrupted = False
+        self.ended_early = False
         self.failed = False
         self._started = time.time()
         self.records = Records(self._parents[0].absolute() / f"{_PREFIX}{uuid.uuid4().hex[:12]}")
@@ -167,7 +184,7 @@ class Sweep:
             if job.state == "running":
                 self.records.write(self._settled(job, deadline))
         jobs = self.jobs
-        self.failed = any(job.state == "failed" for job in jobs)
+        self.failed = self.ended_early or any(job.state == "failed" for job in jobs)
         self._write(jobs, "interrupted" if self._interrupted else "failed" if self.failed else "done")
         log.info("%s", "\n".join(table(jobs)))
         shutil.rmtree(self.records.directory, ignore_errors=True)

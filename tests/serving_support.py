@@ -109,16 +109,16 @@ def service_for(loaded: LoadedModel, scheduler: Scheduler, **changes: object) ->
 
 
 @contextmanager
-def running(service: Service) -> Iterator[str]:
+def running(service: Service, host: str = "127.0.0.1") -> Iterator[str]:
     """Serve on a free port, in a thread, and yield the address."""
     server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_level="critical"))
-    with socket.create_server(("127.0.0.1", 0)) as bound:
+    with socket.create_server((host, 0)) as bound:
         thread = threading.Thread(target=server.run, args=([bound],))
         thread.start()
         try:
             while not server.started:
                 time.sleep(0.01)
-            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+            yield f"http://{host}:{bound.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

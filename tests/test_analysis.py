@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -273,6 +274,22 @@ def test_an_interrupted_sweep_leaves_the_model_dense():
 def test_a_figure_that_no_item_has_is_refused(tiny, figure):
     with pytest.raises(ValueError, match=f"no figure '{figure}' among those of the items: margin"):
         restore_sweep(tiny, random_mask(tiny), {}, lambda: sample([1.0]), [figure], gamma=0.0, on_part=lambda n: None)
+
+
+def test_a_wrecked_model_ends_the_sweep_at_once(tiny):
+    counted = []
+    results = iter([sample([0.0]), sample([0.0]), sample([math.nan])])
+    with pytest.raises(ValueError, match="margin is not finite for every item: the mask wrecks the model"):
+        restore_sweep(
+            tiny,
+            random_mask(tiny),
+            {"a": [], "b": []},
+            lambda: next(results),
+            ["margin"],
+            gamma=0.0,
+            on_part=counted.append,
+        )
+    assert counted == []
 
 
 def test_a_sweep_of_another_models_mask_is_refused(tiny):

@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from persona_prune.report.__main__ import main
+from persona_prune.report.runs import read_run
+from persona_prune.report.settings import labels, varying
 from tests.report_runs import config, interval, metrics, sample, write_run
 
 VOID = {"meta", "br", "img", "input", "hr", "link"}
@@ -179,6 +181,16 @@ def test_runs_with_different_evaluators_share_a_page(tmp_path):
         ("kind wanda choice, capability", [0.3]),
         ("dense tiny on the items of kind wanda choice, capability", [0.0]),
     ]
+
+
+def test_mixes_are_told_apart_by_what_they_mix(tmp_path):
+    for number, parts in enumerate((("introvert", "thinker"), ("introvert", "judger"), ("extrovert", "judger"))):
+        mixed = config()
+        mixed["persona"] = {**mixed["persona"], "name": "mix", "weights": dict.fromkeys(parts, 1.0)}
+        write_run(tmp_path / f"{number}", mixed, metrics(), [sample(0, 0.5)])
+    runs = [read_run(path) for path in sorted(tmp_path.iterdir())]
+    assert "persona.name" in varying(runs)
+    assert labels(runs) == ["mix of introvert, thinker", "mix of introvert, judger", "mix of extrovert, judger"]
 
 
 def test_one_run_makes_a_page(tmp_path):

@@ -145,6 +145,14 @@ def test_other_names_for_this_machine_are_refused(server):
     assert connection.getresponse().status == 403
 
 
+def test_another_address_of_this_machine_is_answered(model):
+    """Debian gives a machine's own name the address 127.0.1.1."""
+    with running(service_for(model, scheduler_for(model)), host="127.0.1.1") as address:
+        assert httpx.get(f"{address}/v1/models").status_code == 200
+        assert httpx.get(f"{address}/v1/models", headers={"Host": "[::1]"}).status_code == 200
+        assert httpx.get(f"{address}/v1/models", headers={"Host": "127.0.0.2"}).status_code == 403
+
+
 def test_the_key_is_checked(model):
     scheduler = scheduler_for(model)
     with running(service_for(model, scheduler, api_key="sésame", local_only=False)) as address:

@@ -1,11 +1,11 @@
 """Sweeps that survive: what is recorded of each job, and what an interruption may not cost."""
 
+import dataclasses
 import json
-import math
-import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,20 +13,12 @@ import pytest
 from filelock import FileLock
 
 from persona_prune import run_directory, sweep
-from persona_prune.command_line import check_command_line
-from persona_prune.config import ConfigError, config_directory
 from persona_prune.experiment import Outcome
-from persona_prune.preview import preview
 from persona_prune.run_directory import close_dead, finished, in_use, open_run_directory, read_status
 from persona_prune.sweep import Job, Records, Sweep, run_job, table
-from persona_prune.sweep_settings import SweepSettings
+from tests.test_sweep_settings import settings
 
 HASHES = {"a": "1" * 12, "b": "2" * 12, "c": "3" * 12}
-
-
-def settings(**changes) -> SweepSettings:
-    given = {"fail_fast": False, "dry_run": False, "objective": "choice/margin", "max_perplexity_ratio": 1.05}
-    return SweepSettings(**{**given, **changes})
 
 
 def jobs(parent: Path) -> list[Job]:
@@ -156,6 +148,37 @@ def test_a_queued_job_may_outlive_its_sweep(tmp_path, ends):
     assert finished(tmp_path / "a", HASHES["a"]) == {"value": 1.0}
 
 
+def test_a_sweep_whose_launcher_broke_down_is_not_done(tmp_path, ends):
+    whole = Sweep(jobs(tmp_path), complete=True, command=[])
+    with whole.open():
+        whole.ended_early = True
+    assert whole.failed
+    found = json.loads((tmp_path / "sweep.json").read_text())
+    assert (found["status"], {job["state"] for job in found["jobs"]}) == ("failed", {"not started"})
+
+
+def test_the_same_job_at_the_same_time_is_waited_for_and_skipped(tmp_path, ends, monkeypatch):
+    monkeypatch.setattr(sweep, "_GRACE_S", 30)
+    records = Records(tmp_path / "records")
+    records.directory.mkdir()
+    twin = Job(0, [], str(tmp_path / "a"), HASHES["a"], "running")
+    records.write(twin)
+    found = []
+    later = threading.Thread(target=lambda: found.append(run_job(plan(tmp_path, "a"), [], 1, records)))
+    later.start()
+    later.join(0.5)
+    assert later.is_alive()
+    finish(tmp_path, "a")
+    records.write(dataclasses.replace(twin, state="done"))
+    later.join(30)
+    assert found[0].skipped
+    assert records.read()[1].state == "skipped"
+    # One whose process was killed never ends.
+    monkeypatch.setattr(sweep, "_GRACE_S", 0.1)
+    records.write(Job(0, [], str(tmp_path / "b"), HASHES["b"], "running"))
+    assert not run_job(plan(tmp_path, "b"), [], 1, records).skipped
+
+
 def test_the_table_counts_and_gives_reasons(tmp_path):
     found = [Job(0, [], "o/s/a", "1", "done", 12.34), Job(1, [], "o/s/b", "2", "failed", 0.5, "no such layer")]
     assert table(found) == [
@@ -226,60 +249,3 @@ def test_a_directory_takes_one_run_at_a_time_and_a_killed_one_frees_it(tmp_path)
     finish(tmp_path, "a")
     assert finished(tmp_path / "a", HASHES["a"]) == {"value": 1.0}
     assert not list((tmp_path / "a").glob("previous-*"))
-
-
-def test_what_a_search_maximises_puts_every_job_within_the_bound_above_every_one_beyond():
-    def value(margin: float, ratio: float) -> float:
-        return settings().value({"choice/margin": margin, "capability/perplexity_ratio": ratio})
-
-    assert value(-3.0, 1.05) == -3.0
-    assert value(9.0, 1.051) < value(-30.0, 1.0)
-    assert value(9.0, 1.05 * math.e) == pytest.approx(-1001.0)
-    assert value(0.0, math.inf) < value(0.0, 1e30) < value(0.0, 2.0)
-    assert settings(max_perplexity_ratio=None).value({"choice/margin": 0.25}) == 0.25
-    assert settings().value({"choice/margin": 0.25}) is None
-    assert settings(objective="choice/accuracy").value({}) is None
-
-
-def test_what_a_sweep_needs_is_checked_before_it_starts(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    base = ["--multirun", "evaluator=[choice,capability]", "method=wanda"]
-    checked = check_command_line([*base, "seed=1,2", "method.sparsity=0.1,0.2,0.3"])
-    assert checked.complete
-    assert not checked.parallel
-    assert [(p.seed, p.method.sparsity) for _, p in checked.jobs] == [(s, x) for s in (1, 2) for x in (0.1, 0.2, 0.3)]
-    for key, value in (("fail_fast", "2"), ("dry_run", "perhaps"), ("objective", "margin"), ("fail_fats", "true")):
-        with pytest.raises(ConfigError, match=rf"sweep\.{key}"):
-            check_command_line([*base, f"sweep.{key}={value}"])
-    with pytest.raises(ConfigError, match="hydra/launcher"):
-        check_command_line([*base, "hydra/launcher=joblob"])
-
-
-def test_a_search_is_no_list_of_jobs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    jobs = check_command_line(["--multirun", "method=wanda", "method.sparsity=0.02,0.4"]).jobs
-    assert preview(jobs, complete=True)[0].startswith("2 jobs, 0 of them done already")
-    assert preview(jobs, complete=False)[0].startswith("2 corners of the space that would be searched")
-
-
-def test_how_a_sweep_goes_about_it_is_no_part_of_a_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    plain, fast = (
-        check_command_line(["method=none", *more]).jobs[0][1]
-        for more in ([], ["sweep.fail_fast=true", "sweep.max_perplexity_ratio=null"])
-    )
-    assert plain.config_hash == fast.config_hash
-    assert "sweep" not in plain.config
-
-
-@pytest.mark.parametrize("option", sorted(config_directory().glob("hydra/*/*.yaml")), ids=lambda path: path.stem)
-def test_every_launcher_and_sweeper_composes_or_says_what_to_install(option, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    try:
-        checked = check_command_line(["--multirun", f"hydra/{option.parent.name}={option.stem}", "method=none"])
-    except ConfigError as error:
-        (problem,) = error.problems
-        assert re.search(r"hydra_\w+ is not installed: pip install .*\[(joblib|ray|slurm|optuna)\]", problem)
-    else:
-        assert checked.parallel == (option.parent.name == "launcher")
-        assert checked.complete == (option.parent.name == "launcher")

@@ -9,6 +9,8 @@ runs causal_probe persona=infp evaluator.choice.limit="$probed" controls='[rando
 run=$(last causal_probe)
 mask=$run/persona.safetensors by=${BY:-module} limit=$probed
 probe=$out/causal_probe/probe-$(basename "$run")-$by-$limit
+# By its time, the table finds the probe that was last asked for.
+[ ! "$probe/analysis.json" -nt "$mask" ] || touch "$probe/analysis.json"
 [ ! -e "$mask" ] || [ "$probe/analysis.json" -nt "$mask" ] || python -m persona_prune.analyse INFP="$run" --by "$by" --limit "$limit" \
     --figure margin_introvert margin_intuitive margin_feeler margin_perceiver --output "$probe" || failed=1
 publish

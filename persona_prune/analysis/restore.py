@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.stats import false_discovery_control
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ def restore_sweep(
         on_part: called with 1 after every part.
 
     Raises:
-        ValueError: no item has one of the figures, or the mask is another model's.
+        ValueError: no item has one of the figures, one is not finite, or the mask is another model's.
     """
     linears = check_fits(loaded.model, mask, loaded.fingerprint)
     dense = _only(measure(), figures)
@@ -119,6 +120,8 @@ def _only(result: EvalResult, figures: Sequence[str]) -> EvalResult:
     for figure in figures:
         if figure not in means:
             raise ValueError(f"no figure {figure!r} among those of the items: {', '.join(means)}")
+        if not np.isfinite([*item_values(result.samples, figure).values()]).all():
+            raise ValueError(f"{figure} is not finite for every item: the mask wrecks the model")
     return EvalResult(
         [{"id": s["id"], "values": {figure: s["values"][figure] for figure in figures}} for s in result.samples]
     )

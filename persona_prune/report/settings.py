@@ -30,6 +30,8 @@ def settings(run: Run) -> Settings:
     if target is not None:
         flat["calibration"] = str(target).rpartition(".")[2]
     flat["evaluator"] = ", ".join(run.config["evaluator"])
+    if flat["persona.name"] == "mix":
+        flat["persona.name"] = run.persona.removesuffix("-flipped")
     return flat
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,9 +72,13 @@ def create_app(service: Service) -> FastAPI:
     started = int(time.time())
 
     def check_host(request: Request) -> None:
-        host = request.headers.get("host", "").rsplit(":", 1)[0] if service.local_only else "localhost"
-        if host not in _LOCAL_HOSTS:
-            raise ApiError(403, "this server answers to localhost and 127.0.0.1 only: set an api_key for other names")
+        if not service.local_only:
+            return
+        host = re.sub(r":\d+$", "", request.headers.get("host", ""))
+        # The address it was reached at is as good: what a web page elsewhere can choose is a name.
+        address, _ = request.scope.get("server") or ("localhost", None)
+        if host not in _LOCAL_HOSTS and host.strip("[]") != address:
+            raise ApiError(403, "this server answers to localhost and its address only: set an api_key for other names")
 
     def check_key(request: Request) -> None:
         check_host(request)

@@ -129,7 +129,7 @@ class Batch:
         self.answers = [self.answers[i] for i in kept]
         if not kept:
             return
-        index = torch.tensor(kept, device=self._ids.device)
+        index = torch.tensor(kept)  # on the host, which indexes any device: a model's layers may be on several
         self._ids, self._attention = self._ids[index], self._attention[index]
         self._cache.batch_select_indices(index)
         if self._plain and self._cache.get_seq_length():
