@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from persona_prune import workers
+from persona_prune import interrupts, workers
 from persona_prune.command_line import Checked, check_command_line
 from persona_prune.config import ConfigError, build, config_directory
 from persona_prune.experiment import run_experiment
@@ -50,7 +49,7 @@ def main() -> int:
     verbose = "-v" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "-v"]  # Hydra knows no such option
     workers.log_to_terminal(level=logging.DEBUG if verbose else logging.INFO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.listen()
     try:
         checked = check_command_line(sys.argv[1:])
         if checked is not None and checked.sweep.dry_run:

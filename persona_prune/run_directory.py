@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from persona_prune import interrupts
 from persona_prune.devices import peak_host_memory_mb
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,10 @@ class RunDirectory:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage, which may come several times, and log its seconds and the peak memory so far."""
+        interrupts.check()
         started = time.perf_counter()
         yield
+        interrupts.check()
         seconds = time.perf_counter() - started
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         log.info("%-10s %6.1f s   peak memory %.0f MB", name, seconds, peak_memory_mb())
@@ -58,6 +61,7 @@ class RunDirectory:
         bar = tqdm(total=total, desc=label, leave=False, disable=disable, unit="item")
 
         def advance(done: int) -> None:
+            interrupts.check()
             bar.update(done)
             if bar.n >= total:
                 bar.close()

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "persona_prune"
 ORDER = [
-    ["validation", "devices", "sweep_settings", "workers", "text_files"],
+    ["validation", "devices", "sweep_settings", "workers", "text_files", "interrupts"],
     ["personas", "data"],
     ["hub_formats", "knowledge"],
     ["hub"],

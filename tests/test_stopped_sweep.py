@@ -52,7 +52,8 @@ def test_a_sweep_that_is_stopped_six_times_gives_what_an_uninterrupted_one_gives
                 running = [s for s in status.values() if s["status"] == "running" and s["pid"] == stopped.pid]
             stopped.send_signal(how)
             table = stopped.communicate()[1]
-        assert stopped.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+        # CPython ends by the signal itself where it came during an exec(), as of dataclasses; to a shell that is 130.
+        assert stopped.returncode in ((130, -signal.SIGINT) if how == signal.SIGINT else (-signal.SIGKILL,))
         assert "Traceback" not in table
         if how == signal.SIGINT:
             states = [job["state"] for job in json.loads((directory / "sweep.json").read_text())["jobs"]]
