@@ -48,7 +48,8 @@ def test_a_sweep_that_is_stopped_six_times_gives_what_an_uninterrupted_one_gives
                 assert stopped.poll() is None
                 time.sleep(0.02)
                 status = {path: read_status(path.parent) for path in directory.glob("*/status.json")}
-                kept |= {p: p.stat().st_mtime_ns for p, s in status.items() if s["status"] == "done" and p not in kept}
+                done = [path.parent / "metrics.json" for path, s in status.items() if s["status"] == "done"]
+                kept |= {path: path.stat().st_mtime_ns for path in done if path not in kept}
                 running = [s for s in status.values() if s["status"] == "running" and s["pid"] == stopped.pid]
             stopped.send_signal(how)
             table = stopped.communicate()[1]
