@@ -98,7 +98,7 @@ def _say(line: str) -> None:
 @contextmanager
 def _cache_of_its_own() -> Iterator[None]:
     """Keep everything but the models in a cache that begins empty, so that nothing measured was there before."""
-    from persona_prune.models import cache_root
+    from persona_prune.common.cache import cache_root
 
     shared = cache_root() / "models"
     shared.mkdir(parents=True, exist_ok=True)

@@ -5,10 +5,10 @@ from benchmarks.measure import Arm, exactly, interleaved, ratio
 from benchmarks.rows import Row
 from benchmarks.setting import BATCH, Setting
 from benchmarks.signature import bare_forward
-from persona_prune.data import PERSONAS_DATA, read_pairs
-from persona_prune.evaluators.harness import multiple_choice
-from persona_prune.likelihood import answer_lead
-from persona_prune.personas import Pair
+from persona_prune.evaluators.lm_eval_bridge import multiple_choice
+from persona_prune.models.chat_text import answer_lead
+from persona_prune.personas.pair_files import EMBEDDED, read_pairs
+from persona_prune.personas.pairs import Pair
 
 _QUESTIONS = 200
 _REFERENCE_SHARE = 5  # every fifth question, unless the whole is asked for: its cost is proportional to their number
@@ -65,7 +65,7 @@ def measure(setting: Setting) -> list[Row]:
 
 def questions(count: int) -> list[Pair]:
     """Return the first questions of the embedded test sets, from all sets alike."""
-    files = sorted(PERSONAS_DATA.glob("*/test.jsonl"))
+    files = sorted(EMBEDDED.glob("*/test.jsonl"))
     by_number = zip(*(read_pairs(file) for file in files), strict=False)
     by_prompt: dict[str, Pair] = {}
     for pairs in by_number:

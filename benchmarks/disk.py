@@ -7,8 +7,9 @@ from benchmarks import reference
 from benchmarks.measure import exactly
 from benchmarks.rows import Row
 from benchmarks.setting import Setting, plan
-from persona_prune.mask_building import Builder
-from persona_prune.run_directory import RunDirectory
+from persona_prune.runs.builder import Builder
+from persona_prune.runs.directory import RunDirectory
+from persona_prune.saved.mask_file import save_mask
 
 _METHODS = {
     "wanda": ["method=wanda"],
@@ -50,7 +51,7 @@ def measure(setting: Setting) -> list[Row]:
                 bools = {linear: built.mask.keep(linear) for linear in setting.linears}
                 files = 2 * reference.save_bool_files(directory, bools)
             explicit = directory / "explicit.safetensors"
-            stored = built.mask.save(explicit) if label not in _EXPLICIT else size
+            stored = save_mask(built.mask, explicit) if label not in _EXPLICIT else size
         detail = {"bytes": size, "bool_files_bytes": files, "sparsity": built.mask.sparsity, "explicit_bytes": stored}
         # As many persona files: what one pole's holds is not always enough for the other.
         against = f"{2 * len(setting.linears)} bool files of two poles / 2 files of {size / 1e6:.2f} MB"

@@ -12,10 +12,11 @@ from benchmarks import reference
 from benchmarks.measure import Arm, interleaved, ratio
 from benchmarks.rows import Row
 from benchmarks.setting import Setting, plan
-from persona_prune.masks import Mask
+from persona_prune.calibration.signatures import Signature
+from persona_prune.masks.mask import Mask
 from persona_prune.methods.base import Layer, Method, build_masks
 from persona_prune.methods.selection import Selection
-from persona_prune.signatures import Signature
+from persona_prune.saved.mask_file import save_mask
 
 METHODS = {
     "wanda": ["method=wanda"],
@@ -67,7 +68,7 @@ def _of_method(
 
         def save(_: int) -> None:
             for number, mask in enumerate(built[0]):
-                mask.save(Path(directory) / f"{number}.safetensors")
+                save_mask(mask, Path(directory) / f"{number}.safetensors")
 
         def plainly(number: int) -> None:
             linears = {name: setting.linears[name] for name in sampled[number]}

@@ -7,8 +7,8 @@ from benchmarks.rows import Row
 from benchmarks.setting import Setting
 from benchmarks.signature import bare_forward
 from benchmarks.switch import two_poles
-from persona_prune.apply import masked
-from persona_prune.generation import greedy_answers
+from persona_prune.masks.applying import masked
+from persona_prune.models.generation import greedy_answers
 
 _ROWS = 8
 _NOISE = 0.02  # ratios of dense to dense are rarely nearer to one than this

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from benchmarks import mask, taylor
 from benchmarks.setting import BATCH, Setting, spec
-from persona_prune import gradients
-from persona_prune.devices import peak_host_memory_mb
-from persona_prune.likelihood import Answer, batches
+from persona_prune.calibration import gradients, objectives
+from persona_prune.calibration.signatures import input_hooks
+from persona_prune.masks.switching import PersonaSwitcher
 from persona_prune.methods.base import build_masks
-from persona_prune.signatures import input_hooks
-from persona_prune.switching import PersonaSwitcher
+from persona_prune.models.devices import peak_host_memory_mb
+from persona_prune.models.likelihood import Answer
+from persona_prune.models.rows import batches
 
 _MB = 2**20
 
@@ -76,7 +77,7 @@ def _taylor(setting: Setting, rest: list[str]) -> dict[str, float]:
 
     def objective(indices: Sequence[int], answers: list[list[Answer]]) -> Tensor:
         nonlocal forward_done
-        value = gradients.logistic_margin(indices, answers)
+        value = objectives.logistic_margin(indices, answers)
         forward_done = True  # what is saved after it is let go at once
         return value
 

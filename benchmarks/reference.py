@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from persona_prune.likelihood import Row
-from persona_prune.signatures import Statistics
+from persona_prune.calibration.signatures import Statistics
+from persona_prune.models.rows import Row
 
 
 @torch.no_grad()

@@ -10,12 +10,14 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from benchmarks.shapes import SHAPES
-from persona_prune.config import Plan, build, config_directory
-from persona_prune.data import PERSONAS_DATA, read_pairs
-from persona_prune.likelihood import Row, pair_rows
-from persona_prune.models import LoadedModel, ModelSpec, maskable_linears
-from persona_prune.personas import Pair
-from persona_prune.signatures import Signature, collect
+from persona_prune.calibration.signatures import Signature, collect
+from persona_prune.common.conf_files import config_directory
+from persona_prune.models.loaded import LoadedModel, maskable_linears
+from persona_prune.models.rows import Row, pair_rows
+from persona_prune.models.sources import ModelSpec
+from persona_prune.personas.pair_files import EMBEDDED, read_pairs
+from persona_prune.personas.pairs import Pair
+from persona_prune.runs.plan import Plan, build
 
 BATCH = 16
 _MOST_TOKENS = 512
@@ -73,7 +75,7 @@ class Setting:
 
     def pairs(self) -> tuple[Pair, ...]:
         """Return the embedded extrovert's 64 calibration pairs."""
-        return read_pairs(PERSONAS_DATA / "extrovert_introvert" / "calibration.jsonl")[: 8 if self.quick else 64]
+        return read_pairs(EMBEDDED / "extrovert_introvert" / "calibration.jsonl")[: 8 if self.quick else 64]
 
     def rows(self, pairs: Sequence[Pair]) -> list[Row]:
         """Return pairs as rows of tokens."""

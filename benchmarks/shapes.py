@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from persona_prune.devices import pick_device, pick_dtype
-from persona_prune.models import LoadedModel, dequantised_wheel, fingerprint
+from persona_prune.models.devices import pick_device, pick_dtype
+from persona_prune.models.loaded import LoadedModel, fingerprint
+from persona_prune.models.sources import dequantised_wheel
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from benchmarks import reference
 from benchmarks.measure import Arm, interleaved, ratio
 from benchmarks.rows import Row
 from benchmarks.setting import BATCH, Setting
-from persona_prune import likelihood
+from persona_prune.models import likelihood, rows
 
 _REFERENCE_SHARE = 2  # every second prompt: what it costs is proportional to their number
 
@@ -46,14 +46,14 @@ def measure(setting: Setting) -> list[Row]:
 
 
 @torch.inference_mode()
-def bare_forward(setting: Setting, rows: list[likelihood.Row], batch_size: int) -> int:
+def bare_forward(setting: Setting, rows: list[rows.Row], batch_size: int) -> int:
     """Run the model over packed rows, reading nothing; return how many tokens that took, padding included."""
     model = setting.loaded.model
     shared, rest = likelihood.split_prefix(model, rows)
     prefix = likelihood.Prefix(model, shared) if shared else None
     tokens = len(shared)
-    for indices in likelihood.batches(rest, batch_size):
-        batch = likelihood.pack([rest[i] for i in indices], setting.pad, model.device)
+    for indices in rows.batches(rest, batch_size):
+        batch = rows.pack([rest[i] for i in indices], setting.pad, model.device)
         likelihood.forward(model, replace(batch, sources=batch.sources[:1]), prefix)
         tokens += batch.input_ids.numel()
     return tokens

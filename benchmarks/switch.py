@@ -11,10 +11,10 @@ from benchmarks.measure import Arm, exactly, interleaved, ratio
 from benchmarks.rows import Row
 from benchmarks.setting import Setting, spec
 from benchmarks.shapes import SHAPES
-from persona_prune.apply import masked
-from persona_prune.masks import Mask, difference, dropped_like
+from persona_prune.masks.applying import masked
+from persona_prune.masks.mask import Mask, difference, dropped_like
+from persona_prune.masks.switching import PersonaSwitcher
 from persona_prune.methods.base import build_masks
-from persona_prune.switching import PersonaSwitcher
 
 _PAIRS = 16
 

@@ -10,8 +10,8 @@ from benchmarks.rows import Row
 from benchmarks.setting import BATCH, Setting
 from benchmarks.shapes import SHAPES
 from benchmarks.signature import bare_forward
-from persona_prune import gradients
-from persona_prune.gradients import Sketch
+from persona_prune.calibration import gradients, objectives
+from persona_prune.calibration.gradients import Sketch
 
 KINDS = {"vectors (method.rank=4)": 4, "exact": None}
 
@@ -27,7 +27,7 @@ def measure(setting: Setting) -> list[Row]:
     """Compare with one bare forward pass over the same pairs; and the peak memory with what has to be held."""
     rows = setting.rows(setting.pairs())
     parts = [[rows[i] for i in part] for part in setting.slices(len(rows))]
-    objective = gradients.and_own(gradients.logistic_margin, 0.1)
+    objective = objectives.and_own(objectives.logistic_margin, 0.1)
 
     def backward(number: int) -> None:
         gradients.add_gradient(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from persona_prune.evaluators.base import EvalResult
-from persona_prune.report.runs import Run as FinishedRun
-from persona_prune.report.runs import read_run
-from persona_prune.run_directory import one_line
-from persona_prune.statistics import Floats, bootstrap_interval, compare, sign_flip
+from persona_prune.common.errors import one_line
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.evaluators.statistics import Floats, bootstrap_interval, compare, sign_flip
+from persona_prune.saved.finished_runs import Run as FinishedRun
+from persona_prune.saved.finished_runs import read_run
 
 
 def load_samples(run: Path, evaluator: str) -> EvalResult:

@@ -10,8 +10,8 @@ import yaml
 
 from experiments.figures import Difference, Run, paired
 from experiments.tables import percent
-from persona_prune.doubts import not_the_persona
-from persona_prune.verdict import WRECKED
+from persona_prune.report.doubts import not_the_persona
+from persona_prune.report.verdict import WRECKED
 
 HOME = Path(__file__).parent
 CONTROLS = ("random", "magnitude", "generic", "opposite")

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from experiments.figures import Run
 from experiments.findings import CLAIM_COLUMNS, HOME, Finding, Found, claim_rows, claims, paper
 from experiments.tables import markdown, write_block
-from persona_prune.run_directory import one_line
+from persona_prune.common.errors import one_line
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from experiments.figures import Interval, Run, interval, number
-from persona_prune.run_directory import write_text
+from persona_prune.common.text_files import write_text
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 _RUN_COLUMNS = {

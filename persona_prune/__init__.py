@@ -10,16 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from persona_prune.loading import load_model
-    from persona_prune.saved_persona import SavedPersona as Persona
-    from persona_prune.switching import PersonaSwitcher
+    from persona_prune.masks.switching import PersonaSwitcher
+    from persona_prune.models.by_name import load_model
+    from persona_prune.saved.persona import SavedPersona as Persona
 
 __all__ = ["Persona", "PersonaSwitcher", "load_model"]
 
 _PLACES = {
-    "Persona": ("persona_prune.saved_persona", "SavedPersona"),
-    "PersonaSwitcher": ("persona_prune.switching", "PersonaSwitcher"),
-    "load_model": ("persona_prune.loading", "load_model"),
+    "Persona": ("persona_prune.saved.persona", "SavedPersona"),
+    "PersonaSwitcher": ("persona_prune.masks.switching", "PersonaSwitcher"),
+    "load_model": ("persona_prune.models.by_name", "load_model"),
 }
 
 

@@ -10,13 +10,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from persona_prune import interrupts, workers
-from persona_prune.command_line import Checked, check_command_line
-from persona_prune.config import ConfigError, build, config_directory
-from persona_prune.experiment import run_experiment
-from persona_prune.preview import preview
-from persona_prune.run_directory import INTERRUPTED, one_line
-from persona_prune.sweep import RECORDS, Records, Sweep, planned, run_job
+from persona_prune.common import interrupts
+from persona_prune.common.conf_files import config_directory
+from persona_prune.common.errors import one_line
+from persona_prune.runs import sweep_worker
+from persona_prune.runs.command_line import Checked, check_command_line
+from persona_prune.runs.directory import INTERRUPTED
+from persona_prune.runs.dry_run import preview
+from persona_prune.runs.experiment import run_experiment
+from persona_prune.runs.instantiating import ConfigError
+from persona_prune.runs.plan import build
+from persona_prune.runs.sweep import RECORDS, Records, Sweep, planned, run_job
 
 log = logging.getLogger("persona_prune.run")
 
@@ -36,7 +40,7 @@ def _job(cfg: DictConfig) -> float | None:
             _failed.append(outcome.error)
         return None
     records = Records(Path(os.environ[RECORDS]))
-    workers.prepare(hydra_config.job.num, hydra_config.launcher.get("cpus_per_task"), records.directory)
+    sweep_worker.prepare(hydra_config.job.num, hydra_config.launcher.get("cpus_per_task"), records.directory)
     result = run_job(plan, overrides, hydra_config.job.num, records)
     return plan.sweep.value(result.metrics) if result is not None else None
 
@@ -48,7 +52,7 @@ def main() -> int:
     """
     verbose = "-v" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "-v"]  # Hydra knows no such option
-    workers.log_to_terminal(level=logging.DEBUG if verbose else logging.INFO)
+    sweep_worker.log_to_terminal(level=logging.DEBUG if verbose else logging.INFO)
     interrupts.listen()
     try:
         checked = check_command_line(sys.argv[1:])
@@ -83,7 +87,7 @@ def _run_sweep(checked: Checked) -> int:
             sweep.ended_early = True
             log.error("error: the sweep ended early: %s", one_line(error), exc_info=error if traceback_wanted else None)
         finally:
-            workers.stop()
+            sweep_worker.stop()
     return 1 if sweep.failed else 0
 
 

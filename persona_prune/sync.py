@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from persona_prune.tracking.pushing import OfflineRun, find_offline_runs, push
+from persona_prune.runs.tracking.pushing import OfflineRun, find_offline_runs, push
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def _failed(run: OfflineRun, options: argparse.Namespace) -> bool:
 
 def _not_now() -> str | None:
     """Return why nothing can be pushed at all, in one line."""
-    from persona_prune.tracking import wandb_run  # it takes a second that --help and --dry-run are spared
+    from persona_prune.runs.tracking import wandb_run  # it takes a second that --help and --dry-run are spared
 
     if not wandb_run.logged_in():
         return "not logged in to W&B: run `wandb login`, or set WANDB_API_KEY"

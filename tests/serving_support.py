@@ -10,17 +10,17 @@ from contextlib import contextmanager
 import torch
 import uvicorn
 
-from persona_prune.apply import masked
-from persona_prune.generation import greedy_answers
-from persona_prune.likelihood import chat_prompt
-from persona_prune.masks import Mask, pack_bits
-from persona_prune.models import LoadedModel, maskable_linears
-from persona_prune.serving.api import Service, create_app
-from persona_prune.serving.decoding import Query
-from persona_prune.serving.jobs import Event, Failed, Finished, Job, Limits, Piece
-from persona_prune.serving.prompts import PromptReader
-from persona_prune.serving.scheduler import Scheduler
-from persona_prune.switching import PersonaSwitcher
+from persona_prune.masks.applying import masked
+from persona_prune.masks.mask import Mask, pack_bits
+from persona_prune.masks.switching import PersonaSwitcher
+from persona_prune.models.chat_text import chat_prompt
+from persona_prune.models.decoding import Query
+from persona_prune.models.generation import greedy_answers
+from persona_prune.models.loaded import LoadedModel, maskable_linears
+from persona_prune.serve.api import Service, create_app
+from persona_prune.serve.jobs import Event, Failed, Finished, Job, Limits, Piece
+from persona_prune.serve.prompts import PromptReader
+from persona_prune.serve.scheduler import Scheduler
 
 PROMPTS = ["What now?", "Any plans for the long weekend that is coming, or none at all?", "Tell me a story.", "Work?"]
 LIMITS = Limits(batch=4, batch_tokens=4096, queue=64, turn_seconds=0.05)

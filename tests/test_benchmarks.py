@@ -11,9 +11,10 @@ from benchmarks import mask, reference, setting, shapes
 from benchmarks.choice import questions
 from benchmarks.measure import Arm, Ratio, interleaved, ratio
 from benchmarks.rows import BEGIN, END, Row, put_between_markers
-from persona_prune.likelihood import pair_rows, score
 from persona_prune.methods.base import build_masks
-from persona_prune.models import maskable_linears
+from persona_prune.models.likelihood import score
+from persona_prune.models.loaded import maskable_linears
+from persona_prune.models.rows import pair_rows
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from experiments.figures import Difference, Run, finished_runs, interval
 from experiments.findings import Finding
 from experiments.publish import Report
 from experiments.tables import markdown
-from persona_prune.statistics import bootstrap_interval
+from persona_prune.evaluators.statistics import bootstrap_interval
 
 _ITEM = "local_questions/acc"
 _ACCURACY = f"lm_eval/{_ITEM}"

@@ -11,9 +11,9 @@ from experiments.findings import Finding
 from experiments.publish import Report
 from experiments.switching import POLES, worst_ratio
 from experiments.tables import markdown
-from persona_prune.analysis.hidden import hidden_states, similarity
-from persona_prune.analysis.saved_run import open_run
-from persona_prune.saved_persona import SavedPersona
+from persona_prune.analyse.hidden import hidden_states, similarity
+from persona_prune.saved.persona import SavedPersona
+from persona_prune.saved.rebuilt_run import open_run
 
 _PROMPTS = 8
 _SPARSITY = 0.6

@@ -10,8 +10,8 @@ from experiments.findings import Finding
 from experiments.publish import Report
 from experiments.switching import POLES
 from experiments.tables import markdown, percent
-from persona_prune import analyse
-from persona_prune.analysis.overlap import place
+from persona_prune.analyse import __main__ as analyse
+from persona_prune.models.layers import place
 
 _METHODS = ("wanda", "sparse", "contrastive_wanda", "contrastive_sparse")
 _SPARSITY = 0.6

@@ -7,10 +7,10 @@ from pathlib import Path
 from experiments.figures import Run, finished_runs, interval, number
 from experiments.publish import alike
 from experiments.tables import write_block
-from persona_prune.evaluators.base import EvalResult
-from persona_prune.run_directory import one_line
-from persona_prune.statistics import compare
-from persona_prune.verdict import WRECKED
+from persona_prune.common.errors import one_line
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.evaluators.statistics import compare
+from persona_prune.report.verdict import WRECKED
 
 ORDER = [
     "none",

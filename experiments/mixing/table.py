@@ -9,7 +9,7 @@ from experiments.figures import Difference, Run, by_persona, finished_runs
 from experiments.findings import Finding, controls_of, doubts_of
 from experiments.publish import Report
 from experiments.tables import runs_table
-from persona_prune.statistics import Floats
+from persona_prune.evaluators.statistics import Floats
 
 _MIXED = ("introvert", "thinker")
 _RESAMPLES = 2000

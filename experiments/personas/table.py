@@ -6,8 +6,8 @@ from pathlib import Path
 
 from experiments.figures import Run, finished_runs, interval, number
 from experiments.tables import write_block
-from persona_prune.run_directory import one_line
-from persona_prune.statistics import holm
+from persona_prune.common.errors import one_line
+from persona_prune.evaluators.statistics import holm
 
 COLUMNS = [
     "persona",

@@ -7,7 +7,7 @@ from experiments.figures import Run, finished_runs, paired
 from experiments.findings import Finding, accuracy_doubts, beats, controls_of
 from experiments.publish import Report
 from experiments.tables import markdown, percent, runs_table
-from persona_prune.verdict import WRECKED
+from persona_prune.report.verdict import WRECKED
 
 _SHORTCUT = 0.95
 _PAPER_MASKS = ("wanda", "sparse", "contrastive_wanda", "contrastive_sparse")

@@ -9,14 +9,18 @@ from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from persona_prune.data import PERSONAS_DATA, read_prompts
-from persona_prune.evaluators.base import EvalResult, Progress
-from persona_prune.generation import greedy_answers
-from persona_prune.likelihood import Row, chat_prompt, score, text_rows
-from persona_prune.models import LoadedModel
-from persona_prune.personas import Mix, Persona, normalise
-from persona_prune.text_files import read_text
-from persona_prune.validation import STRICT, PositiveInt
+from persona_prune.common.progress import Progress
+from persona_prune.common.text_files import read_text
+from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.models.chat_text import chat_prompt
+from persona_prune.models.generation import greedy_answers
+from persona_prune.models.likelihood import score
+from persona_prune.models.loaded import LoadedModel
+from persona_prune.models.rows import Row, text_rows
+from persona_prune.personas.pair_files import EMBEDDED, read_prompts
+from persona_prune.personas.pairs import normalise
+from persona_prune.personas.persona import Mix, Persona
 
 _FIRST_WORD_TOKENS = 6
 
@@ -160,11 +164,11 @@ class Capability:
         return samples
 
     def _text(self) -> str:
-        path = _file(self.text_path, PERSONAS_DATA / "neutral" / "heldout.txt", "capability.text_path")
+        path = _file(self.text_path, EMBEDDED / "neutral" / "heldout.txt", "capability.text_path")
         return read_text(path)
 
     def _neutral_prompts(self) -> tuple[str, ...]:
-        path = _file(self.neutral_path, PERSONAS_DATA / "neutral" / "prompts.jsonl", "capability.neutral_path")
+        path = _file(self.neutral_path, EMBEDDED / "neutral" / "prompts.jsonl", "capability.neutral_path")
         return read_prompts(path)
 
 

@@ -5,12 +5,15 @@ from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from persona_prune.data import Split, embedded_pairs, part_of, read_pairs
-from persona_prune.evaluators.base import EvalResult, Progress
-from persona_prune.likelihood import answer_lead, chat_prompt, encode_answer
-from persona_prune.models import LoadedModel
-from persona_prune.personas import Mix, Pair, Persona, normalise
-from persona_prune.validation import STRICT, PositiveInt
+from persona_prune.common.progress import Progress
+from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.models.chat_text import answer_lead, chat_prompt, encode_answer
+from persona_prune.models.loaded import LoadedModel
+from persona_prune.personas.pair_files import embedded_pairs, read_pairs
+from persona_prune.personas.pairs import Pair, normalise
+from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.splits import Split, part_of
 
 _BY_PART = ("accuracy", "accuracy_norm", "margin")
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
@@ -63,7 +66,7 @@ class Choice:
         self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Score every pair; see the class for the metrics."""
-        from persona_prune.evaluators.harness import multiple_choice
+        from persona_prune.evaluators.lm_eval_bridge import multiple_choice
 
         pairs = self._pairs(persona)
         lead = answer_lead(loaded.tokenizer)

@@ -12,15 +12,20 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy.special import expit
 
-from persona_prune.data import embedded_pairs, read_prompts
-from persona_prune.evaluators.base import EvalResult, Progress
+from persona_prune.common.progress import Progress
+from persona_prune.common.text_files import directory_stamp
+from persona_prune.common.validation import STRICT, PositiveInt
 from persona_prune.evaluators.degenerate import measure
-from persona_prune.generation import Sampling, end_tokens, greedy_answers, sampled_answers
-from persona_prune.likelihood import Row, answer_lead, chat_prompt, encode_answer, score
-from persona_prune.models import HubModel, LoadedModel
-from persona_prune.personas import Mix, Pair, Persona, normalise
-from persona_prune.text_files import directory_stamp
-from persona_prune.validation import STRICT, PositiveInt
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.models.chat_text import answer_lead, chat_prompt, encode_answer
+from persona_prune.models.generation import Sampling, end_tokens, greedy_answers, sampled_answers
+from persona_prune.models.likelihood import score
+from persona_prune.models.loaded import LoadedModel
+from persona_prune.models.rows import Row
+from persona_prune.models.sources import HubModel
+from persona_prune.personas.pair_files import embedded_pairs, read_prompts
+from persona_prune.personas.pairs import Pair, normalise
+from persona_prune.personas.persona import Mix, Persona
 
 _JUDGE_PROMPT = """{poles}
 

@@ -14,10 +14,12 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from persona_prune.evaluators.base import EvalResult, Progress
-from persona_prune.models import LoadedModel
-from persona_prune.personas import Mix, Persona, normalise
-from persona_prune.validation import STRICT, PositiveInt
+from persona_prune.common.progress import Progress
+from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.models.loaded import LoadedModel
+from persona_prune.personas.pairs import normalise
+from persona_prune.personas.persona import Mix, Persona
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class LMEval:
         self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Run the tasks; see the class for the metrics."""
-        from persona_prune.evaluators.harness import run_tasks
+        from persona_prune.evaluators.lm_eval_bridge import run_tasks
 
         tasks = self._load(persona).tasks
         results = run_tasks(
@@ -131,7 +133,7 @@ def _load(
         ValueError: an unknown task, or one that cannot be run or loaded.
         OSError: its data is not on this machine, and the hub can't be reached.
     """
-    from persona_prune.evaluators.harness import load_task, task_requests
+    from persona_prune.evaluators.lm_eval_bridge import load_task, task_requests
 
     manager = _manager(names, [_OWN_TASKS, *([directory] if directory else [])], json.loads(metadata))
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}}
@@ -162,7 +164,7 @@ def _load(
 
 def _manager(names: tuple[str, ...], directories: list[Path], metadata: Mapping[str, Any]) -> Any:
     """Return an index that has all ``names``, with lm-eval's own tasks only where they are needed."""
-    from persona_prune.evaluators.harness import task_index
+    from persona_prune.evaluators.lm_eval_bridge import task_index
 
     manager = task_index(directories, stock=False, metadata=metadata)
     if any(_leaves(manager.task_index, name)[0] for name in names):

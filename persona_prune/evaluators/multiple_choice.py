@@ -1,21 +1,22 @@
 """Questions with two or more options: is the persona's option the likeliest of all?"""
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from persona_prune.data import PERSONAS_DATA, Split, split_of
-from persona_prune.evaluators.base import EvalResult, Progress
-from persona_prune.hub import read_questions, shows_opposite
-from persona_prune.hub_formats import Format
-from persona_prune.likelihood import answer_lead, chat_prompt, encode_answer
-from persona_prune.models import LoadedModel
-from persona_prune.personas import Mix, Persona, Question, normalise
-from persona_prune.text_files import read_text
-from persona_prune.validation import STRICT, PositiveInt
+from persona_prune.common.progress import Progress
+from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.models.chat_text import answer_lead, chat_prompt, encode_answer
+from persona_prune.models.loaded import LoadedModel
+from persona_prune.personas.pair_files import EMBEDDED
+from persona_prune.personas.pairs import Question, normalise
+from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.public_formats import Format
+from persona_prune.personas.public_sets import read_questions, shows_opposite
+from persona_prune.personas.question_files import read_own
+from persona_prune.personas.splits import Split, split_of
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -74,7 +75,7 @@ class MultipleChoice:
         self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Score every option of every question; see the class for the metrics."""
-        from persona_prune.evaluators.harness import multiple_choice
+        from persona_prune.evaluators.lm_eval_bridge import multiple_choice
 
         questions = self._questions(persona)
         lead = answer_lead(loaded.tokenizer)
@@ -110,52 +111,8 @@ class MultipleChoice:
         return chosen
 
 
-def read_own(path: Path, role: str) -> list[Question]:
-    """Read questions with ``prompt``, ``options`` and ``answer``; of rows that name a ``role``, those of ``role``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a row is malformed (the message names file and line), or none is of the role.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no question file at {path}")
-    questions, roles = [], set()
-    for line, text in enumerate(read_text(path).split("\n"), start=1):
-        if not text.strip():
-            continue
-        where = f"{path}, line {line}"
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: invalid JSON ({error.msg}, column {error.colno})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
-        question = _question(row, where)
-        roles.add(str(row.get("role", role)))
-        if row.get("role", role) == role:
-            questions.append(question)
-    if not questions:
-        raise ValueError(f"{path}: no questions of role {role}; there is {', '.join(sorted(roles))}")
-    return questions
-
-
-def _question(row: dict[str, Any], where: str) -> Question:
-    prompt, options, answer = row.get("prompt", row.get("question")), row.get("options"), row.get("answer")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"{where}: no 'prompt'; questions need prompt, options, answer")
-    texts = options if isinstance(options, list) else []
-    if len(set(map(str, texts))) < len(texts) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"{where}: 'options' must be different texts, got {options!r}")
-    if not isinstance(answer, int) or isinstance(answer, bool):
-        raise ValueError(f"{where}: 'answer' must be the index of an option, got {answer!r}")
-    try:
-        return Question(prompt, tuple(texts), answer)
-    except ValidationError as error:
-        raise ValueError(f"{where}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-
-
 def _embedded(persona: Persona | Mix) -> Path:
-    path = PERSONAS_DATA / str(persona.pairs) / "role_questions.jsonl"
+    path = EMBEDDED / str(persona.pairs) / "role_questions.jsonl"
     if not path.is_file():
         raise ValueError(f"persona {persona.name} has no embedded questions: give evaluator.multiple_choice.path=FILE")
     return path

@@ -9,17 +9,19 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy.special import softmax
 
-from persona_prune.evaluators.base import EvalResult, Progress
+from persona_prune.common.progress import Progress
+from persona_prune.common.validation import STRICT, PositiveInt
 from persona_prune.evaluators.questionnaires.answers import parse_answer
 from persona_prune.evaluators.questionnaires.big_five import Sex, ipip_neo_120, norms
 from persona_prune.evaluators.questionnaires.inventory import SIXTEEN_TYPES, Inventory, Item, read_inventory
 from persona_prune.evaluators.questionnaires.reliability import Floats
 from persona_prune.evaluators.questionnaires.scoring import Spoken, item_samples, type_letters, whole_metrics
-from persona_prune.generation import greedy_answers
-from persona_prune.likelihood import answer_lead, chat_prompt
-from persona_prune.models import LoadedModel
-from persona_prune.personas import Mix, Persona, normalise
-from persona_prune.validation import STRICT, PositiveInt
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.models.chat_text import answer_lead, chat_prompt
+from persona_prune.models.generation import greedy_answers
+from persona_prune.models.loaded import LoadedModel
+from persona_prune.personas.pairs import normalise
+from persona_prune.personas.persona import Mix, Persona
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ class Questionnaire:
 
     def _probabilities(self, loaded: LoadedModel, inventory: Inventory, progress: Progress) -> Floats:
         """Return ``[templates, orders, items, options]``; options from least to most agreement in every order."""
-        from persona_prune.evaluators.harness import multiple_choice
+        from persona_prune.evaluators.lm_eval_bridge import multiple_choice
 
         lead, count = answer_lead(loaded.tokenizer), len(inventory.items)
         prompts = self._prompts(inventory)

@@ -8,10 +8,10 @@ import torch
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 
-from persona_prune.masks import Mask, TieBreak, pack_bits
-from persona_prune.methods.selection import block_top_k, disjoint_top_k
-from persona_prune.signatures import Signature, Statistics
-from persona_prune.validation import STRICT, Name
+from persona_prune.calibration.signatures import Signature, Statistics
+from persona_prune.common.validation import STRICT, Name
+from persona_prune.masks.mask import Mask, pack_bits
+from persona_prune.masks.top_k import TieBreak, block_top_k, disjoint_top_k
 
 
 @dataclass(frozen=True)

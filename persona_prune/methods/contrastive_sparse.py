@@ -3,10 +3,10 @@
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from persona_prune.common.validation import STRICT
 from persona_prune.methods.base import Layer
 from persona_prune.methods.selection import ContrastiveSelection
 from persona_prune.methods.sparse import Damping, sparse_importance
-from persona_prune.validation import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -10,9 +10,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from persona_prune.gradients import Damage
+from persona_prune.calibration.damage import Damage
+from persona_prune.common.validation import STRICT, PositiveInt
 from persona_prune.methods.selection import Selection
-from persona_prune.validation import STRICT, PositiveInt
 
 VERSION = (
     9  # raise it whenever a mask would come out differently, so that cached masks and finished runs are not reused

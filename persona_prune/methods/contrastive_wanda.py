@@ -6,9 +6,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from persona_prune.common.validation import STRICT
 from persona_prune.methods.base import Layer
 from persona_prune.methods.selection import ContrastiveSelection
-from persona_prune.validation import STRICT
 
 _EPSILON = 1e-8
 

@@ -7,10 +7,10 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from persona_prune.masks import Mask, pack_bits
+from persona_prune.common.validation import STRICT
+from persona_prune.masks.mask import Mask, pack_bits
 from persona_prune.methods.base import Layer
 from persona_prune.methods.selection import Selection
-from persona_prune.validation import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

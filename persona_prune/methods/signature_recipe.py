@@ -5,42 +5,30 @@ input of a layer, instead of a bit for every weight.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from persona_prune.masks import Mask, pack_bits
+from persona_prune.calibration.signatures import Signature, Statistics
+from persona_prune.masks.mask import Mask, pack_bits
+from persona_prune.masks.top_k import block_top_k
 from persona_prune.methods.base import Layer, Method, build_masks, tie_rule, wanda_importance
 from persona_prune.methods.contrastive_sparse import ContrastiveSparse
 from persona_prune.methods.contrastive_wanda import ContrastiveWanda
 from persona_prune.methods.magnitude import Magnitude
 from persona_prune.methods.random import Random
-from persona_prune.methods.recipe import mask_digest
-from persona_prune.methods.selection import Selection, block_top_k
+from persona_prune.methods.selection import Selection
 from persona_prune.methods.sparse import Sparse
-from persona_prune.methods.vector_coding import pack_floats, unpack_floats
 from persona_prune.methods.wanda import Wanda
-from persona_prune.persona_files import (
-    FileManifest,
-    check_name,
-    checked_shape,
-    open_persona_file,
-    read_tensors,
-    save_persona_file,
-)
-from persona_prune.signatures import Signature, Statistics
 
-FORMAT = "persona_prune.signature.v1"
 # A file names its method by a key of this table; nothing is ever imported because a file says so.
-_METHODS: dict[str, type[Selection]] = {
+REBUILDABLE: dict[str, type[Selection]] = {
     kind.__name__: kind for kind in (Wanda, Sparse, ContrastiveWanda, ContrastiveSparse, Magnitude, Random)
 }
 _FIELDS = ("mean_abs", "mean_square", "sequence_mean", "sequence_variance")
 _GATE = "gate"
-_LARGEST_BLOCK = 1 << 31
 
 Vectors = Mapping[str, Mapping[str, Tensor]]
 """What is stored: ``target.mean_abs``, for example, or ``gate`` -> group's first Linear -> ``[in_features]``."""
@@ -64,11 +52,6 @@ class SignatureRecipe:
     model_fingerprint: str
     description: Mapping[str, object]
 
-    @property
-    def bytes(self) -> int:
-        """Size of the vectors, which a file undercuts by about a fifth."""
-        return sum(4 * vector.numel() for by_leader in self.vectors.values() for vector in by_leader.values())
-
     def mask(self, linears: Mapping[str, nn.Linear]) -> Mask:
         """Return the mask of the dense weights of ``linears``: the persona's, not its opposite's.
 
@@ -87,24 +70,6 @@ class SignatureRecipe:
         else:
             bits = {name: pack_bits(self._keep(name, module)) for name, module in linears.items()}
         return Mask(bits, shapes, self.model_fingerprint, self.description)
-
-    def save(self, path: Path, mask: Mask) -> int:
-        """Write the recipe as safetensors (all or nothing), with the digest of its ``mask``; return its bytes."""
-        groups: dict[str, list[str]] = {leader: [leader] for leader in self.leader.values()}
-        for name, leader in self.leader.items():
-            if name != leader:
-                groups[leader].append(name)
-        sizes = {leader: len(vector) for leader, vector in next(iter(self.vectors.values())).items()}
-        manifest = {
-            "format": FORMAT,
-            "model_fingerprint": self.model_fingerprint,
-            "method": {"kind": type(self.method).__name__, **asdict(cast(Any, self.method))},
-            "groups": [[sizes[leader], names] for leader, names in groups.items()],
-            "mask_digest": mask_digest(mask),
-            "description": dict(self.description),
-        }
-        tensors = {key: pack_floats(by_leader[leader] for leader in groups) for key, by_leader in self.vectors.items()}
-        return save_persona_file(path, tensors, manifest)
 
     def _keep(self, name: str, module: nn.Linear) -> Tensor:
         """Return what is kept of one Linear, bool ``[out_features, in_features]``, as `base.build_masks` does."""
@@ -139,11 +104,11 @@ def recipe_of(
         description: as in `masks.Mask`.
     """
     kind: type = type(method)
-    if kind not in _METHODS.values():
+    if kind not in REBUILDABLE.values():
         return None
     poles = {"target": target, "contrast": contrast}
     vectors: dict[str, dict[str, Tensor]] = {}
-    for key in sorted(_needed(method)):
+    for key in sorted(statistics_read(method)):
         if key == _GATE:
             vectors[key] = {
                 name: method.score(Layer(name, torch.ones(1, len(own.mean_abs)), own, contrast.statistics[name]))[0]
@@ -153,23 +118,6 @@ def recipe_of(
             pole, _, field = key.partition(".")
             vectors[key] = {name: getattr(own, field) for name, own in poles[pole].statistics.items()}
     return SignatureRecipe(method, vectors, target.leader, target.model_fingerprint, description)
-
-
-def load_recipe(path: Path, manifest: FileManifest) -> SignatureRecipe:
-    """Read a persona file whose manifest has this module's format; raise ValueError if it is damaged."""
-    with open_persona_file(path) as (file, _):
-        method = _method(manifest.get("method"))
-        sizes, leader = _groups(manifest.get("groups"))
-        if not isinstance(manifest.get("mask_digest"), str):
-            raise ValueError("its manifest has no mask_digest")
-        stored = read_tensors(file, checksum=True)
-        if stored.keys() != _needed(method):
-            raise ValueError(f"its tensors are not what {method.name} reads")
-        vectors = {
-            key: dict(zip(sizes, unpack_floats(tensor, list(sizes.values())), strict=True))
-            for key, tensor in stored.items()
-        }
-        return SignatureRecipe(method, vectors, leader, manifest["model_fingerprint"], dict(manifest["description"]))
 
 
 class _Watched:
@@ -183,7 +131,7 @@ class _Watched:
         return torch.ones(1)
 
 
-def _needed(method: Method) -> set[str]:
+def statistics_read(method: Method) -> set[str]:
     """Return the keys of ``vectors`` that the persona's mask depends on; `base.tie_rule` may read ``mean_abs``."""
     disjoint = getattr(method, "assignment", None) == "disjoint"
     if isinstance(method, ContrastiveWanda) and not disjoint:
@@ -195,32 +143,3 @@ def _needed(method: Method) -> set[str]:
     if disjoint:
         read |= {f"{pole}.{key.partition('.')[2]}" for key in read for pole in poles}
     return read
-
-
-def _method(settings: object) -> Method:
-    if not isinstance(settings, dict) or settings.get("kind") not in _METHODS:
-        raise ValueError("its manifest names no method that this version rebuilds masks of")
-    kind = _METHODS[settings["kind"]]
-    method = kind(**{key: value for key, value in settings.items() if key != "kind"})
-    if (getattr(method, "block_columns", None) or 0) > _LARGEST_BLOCK:
-        raise ValueError("block_columns is larger than any Linear")
-    return cast(Method, method)
-
-
-def _groups(stored: object) -> tuple[dict[str, int], dict[str, str]]:
-    """Return in_features by each group's first Linear, and the first Linear of each one's group."""
-    if not isinstance(stored, list) or not stored:
-        raise ValueError("its manifest names no groups of Linears")
-    sizes: dict[str, int] = {}
-    leader: dict[str, str] = {}
-    for group in stored:
-        size, names = group
-        if not isinstance(names, list) or not names:
-            raise ValueError("a group names no Linears")
-        for name in names:
-            check_name(name)
-            if name in leader:
-                raise ValueError(f"{name} is in two groups")
-            leader[name] = names[0]
-        (sizes[names[0]],) = checked_shape(names[0], [size])
-    return sizes, leader

@@ -6,10 +6,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from persona_prune.calibration.signatures import Statistics
+from persona_prune.common.validation import STRICT, PositiveInt
 from persona_prune.methods.base import Layer
 from persona_prune.methods.selection import Selection
-from persona_prune.signatures import Statistics
-from persona_prune.validation import STRICT, PositiveInt
 
 Damping = Annotated[float, Field(ge=0.0)]
 

@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from persona_prune.common.validation import STRICT
 from persona_prune.methods.base import Layer, wanda_importance
 from persona_prune.methods.selection import Selection
-from persona_prune.validation import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

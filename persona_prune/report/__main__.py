@@ -5,32 +5,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from persona_prune.common import cli
+from persona_prune.common.text_files import write_text
 from persona_prune.report.comparison import comparison
-from persona_prune.report.runs import find_runs
-from persona_prune.run_directory import one_line, write_text
+from persona_prune.saved.finished_runs import find_runs
 
 _SHOWN = 5
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the comparison and say where it is; return 0 done, 2 bad input, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    """Write the comparison and say where it is; return the exit code."""
+    return cli.run(lambda: _compare(_parser().parse_args(arguments)))
+
+
+def _compare(options: argparse.Namespace) -> None:
     directories: list[Path] = options.directories
     output = (options.output or directories[0] / "comparison").absolute()
-    try:
-        if output.exists() and not output.is_dir():
-            raise NotADirectoryError(f"--output {output} is not a directory")
-        found = find_runs(directories)
-        files = comparison(found, output.resolve())
-        output.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_text(output / name, content)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"--output {output} is not a directory")
+    found = find_runs(directories)
+    files = comparison(found, output.resolve())
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_text(output / name, content)
     for path, reason in found.left_out[:_SHOWN]:
         print(f"left out: {path}: {reason}", file=sys.stderr)
     if len(found.left_out) > _SHOWN:
@@ -38,7 +35,6 @@ def main(arguments: Sequence[str]) -> int:
     first, *others = files
     count = "1 run" if len(found.runs) == 1 else f"{len(found.runs)} runs"
     print(f"{count}: {output / first} (and {', '.join(others)})")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,19 +11,19 @@ from urllib.parse import quote
 import yaml
 from jinja2.utils import htmlsafe_json_dumps
 
-from persona_prune.doubts import doubts
+from persona_prune.evaluators.statistics import RESAMPLES, SMALLEST_P
 from persona_prune.report.curves import sparsity_curves
-from persona_prune.report.export import runs_csv, tables_tex
-from persona_prune.report.groups import groups
-from persona_prune.report.items import embedded_items
-from persona_prune.report.page import environment
-from persona_prune.report.runs import Found, Run
-from persona_prune.report.settings import common, labels, named, settings, shortened, text, varying
+from persona_prune.report.doubts import doubts
+from persona_prune.report.figures import RATIO, Column, columns, figure, holm_adjusted
+from persona_prune.report.item_margins import embedded_items
+from persona_prune.report.pages import environment
+from persona_prune.report.questions import groups
+from persona_prune.report.run_settings import common, labels, named, settings, shortened, text, varying
+from persona_prune.report.tables import runs_csv, tables_tex
 from persona_prune.report.tradeoff import ALIGNMENTS, left_out, tradeoffs
 from persona_prune.report.traits import heat, radars
-from persona_prune.report.values import RATIO, Column, columns, figure, holm_adjusted
-from persona_prune.statistics import RESAMPLES, SMALLEST_P
-from persona_prune.verdict import WRECKED
+from persona_prune.report.verdict import WRECKED
+from persona_prune.saved.finished_runs import Found, Run
 
 _MOST_VALUES = 12  # of a setting, listed by name
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from persona_prune.report.groups import Group
-from persona_prune.report.plots import INK, mark, plotting, svg
-from persona_prune.report.runs import Run
+from persona_prune.report.figures import RATIO, Figure, figure
+from persona_prune.report.plot_style import INK, mark, plotting, svg
+from persona_prune.report.questions import Group
 from persona_prune.report.tradeoff import Plot, log_axis
-from persona_prune.report.values import RATIO, Figure, figure
+from persona_prune.saved.finished_runs import Run
 
 _MOST_PANELS = 12
 _CONTROL = "random control"

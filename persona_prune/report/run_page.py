@@ -11,13 +11,13 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from persona_prune.evaluators.base import EvalResult
-from persona_prune.masks import Mask, difference
-from persona_prune.personas import about
-from persona_prune.report.page import environment
-from persona_prune.report.plots import DENSE, INK, MASKED, plotting, svg
-from persona_prune.statistics import item_values
-from persona_prune.verdict import WRECKED, control_table, interval, verdict
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.evaluators.statistics import item_values
+from persona_prune.masks.mask import Mask, difference
+from persona_prune.personas.persona import about
+from persona_prune.report.pages import environment
+from persona_prune.report.plot_style import DENSE, INK, MASKED, plotting, svg
+from persona_prune.report.verdict import WRECKED, control_table, interval, verdict
 
 _UNNAMED = ("questionnaire", "lm_eval")  # evaluators whose figures depend on what they ask
 _ANSWERS = 8  # shown

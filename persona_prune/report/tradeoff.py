@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from persona_prune.report.groups import EVALUATORS, Group
-from persona_prune.report.placing import place_labels
-from persona_prune.report.plots import INK, mark, plotting, svg
-from persona_prune.report.runs import Run
-from persona_prune.report.settings import labels
-from persona_prune.report.values import DRIFT, RATIO, Figure, figure
+from persona_prune.report.figures import DRIFT, RATIO, Figure, figure
+from persona_prune.report.plot_style import INK, mark, plotting, svg
+from persona_prune.report.point_labels import place_labels
+from persona_prune.report.questions import EVALUATORS, Group
+from persona_prune.report.run_settings import labels
+from persona_prune.saved.finished_runs import Run
 
 ALIGNMENTS = {"margin": "margin (nats per token)", "accuracy_norm": "accuracy per token"}
 COSTS = {RATIO: "perplexity ratio, persona / dense (log)", DRIFT: "neutral drift (nats per token)"}

@@ -10,10 +10,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
 from matplotlib.projections.polar import PolarAxes
 
-from persona_prune.report.plots import DENSE, INK, MASKED, plotting, svg
-from persona_prune.report.runs import Run, samples
-from persona_prune.report.settings import labels
-from persona_prune.report.values import Figure, costs, figure
+from persona_prune.report.figures import Figure, costs, figure
+from persona_prune.report.plot_style import DENSE, INK, MASKED, plotting, svg
+from persona_prune.report.run_settings import labels
+from persona_prune.saved.finished_runs import Run, samples
 
 _SCORE = "questionnaire/score_"
 _CHOICE = ("accuracy", "accuracy_norm", "accuracy_content", "margin", "matching_log_prob")

@@ -10,10 +10,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m persona_prune.tasks")
     parser.add_argument("--write", action="store_true", help="after a persona was added: make the task files again")
     if parser.parse_args().write:
-        from persona_prune.config import config_directory
-        from persona_prune.data import PERSONAS_DATA
+        from persona_prune.common.conf_files import config_directory
+        from persona_prune.personas.pair_files import EMBEDDED
 
-        for name, text in persona_files(config_directory() / "persona", PERSONAS_DATA).items():
+        for name, text in persona_files(config_directory() / "persona", EMBEDDED).items():
             (DIRECTORY / name).write_text(text, encoding="utf-8")
     print(DIRECTORY)
 

@@ -10,17 +10,16 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from persona_prune.data import PERSONAS_DATA, read_pairs
-from persona_prune.evaluators.multiple_choice import read_own
-from persona_prune.hub import read_questions
-from persona_prune.hub_formats import Format
-from persona_prune.knowledge import lettered, read_knowledge
-from persona_prune.personas import Pole, Question
+from persona_prune.personas.pair_files import EMBEDDED, read_pairs
+from persona_prune.personas.pairs import Pole, Question
+from persona_prune.personas.public_formats import Format
+from persona_prune.personas.public_sets import read_questions
+from persona_prune.personas.question_files import lettered, read_knowledge, read_own
 
 
 def embedded_pairs(*, pairs: str, pole: Pole, **_: object) -> dict[str, Dataset]:
     """Return the test pairs of an embedded set, ``pole`` being the persona's side of them."""
-    found = read_pairs(PERSONAS_DATA / pairs / "test.jsonl")
+    found = read_pairs(EMBEDDED / pairs / "test.jsonl")
     answer = 0 if pole == "matching" else 1
     return _balanced([Question(pair.prompt, (pair.matching, pair.not_matching), answer) for pair in found])
 
@@ -38,7 +37,7 @@ def public_set(*, format: Format, **metadata: object) -> dict[str, Dataset]:
 
 def embedded_role(*, pairs: str, persona: str, **_: object) -> dict[str, Dataset]:
     """Return the questions about the role of ``persona`` in an embedded set."""
-    return _balanced(read_own(PERSONAS_DATA / pairs / "role_questions.jsonl", persona))
+    return _balanced(read_own(EMBEDDED / pairs / "role_questions.jsonl", persona))
 
 
 def role_questions(**metadata: object) -> dict[str, Dataset]:

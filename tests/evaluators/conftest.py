@@ -8,11 +8,11 @@ from tests.evaluators.lm_eval_support import TASK, write
 @pytest.fixture
 def without_stock_tasks(monkeypatch):
     """Indexing lm-eval's own tasks takes a quarter of a minute."""
-    from persona_prune.evaluators import harness
+    from persona_prune.evaluators import lm_eval_bridge
 
-    index = harness.task_index
+    index = lm_eval_bridge.task_index
     monkeypatch.setattr(
-        harness, "task_index", lambda where, stock, metadata: index(where, stock=False, metadata=metadata)
+        lm_eval_bridge, "task_index", lambda where, stock, metadata: index(where, stock=False, metadata=metadata)
     )
 
 

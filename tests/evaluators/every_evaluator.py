@@ -3,15 +3,16 @@
 import json
 from pathlib import Path
 
-from persona_prune.evaluators.base import EvalResult, Evaluator
+from persona_prune.evaluators.base import Evaluator
 from persona_prune.evaluators.capability import Capability
 from persona_prune.evaluators.choice import Choice
 from persona_prune.evaluators.generation import Generation
 from persona_prune.evaluators.lm_eval_tasks import LMEval
 from persona_prune.evaluators.multiple_choice import MultipleChoice
 from persona_prune.evaluators.questionnaire import Questionnaire
-from persona_prune.models import LoadedModel
-from persona_prune.personas import Persona
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.models.loaded import LoadedModel
+from persona_prune.personas.persona import Persona
 
 EXTROVERT = Persona(
     name="extrovert",

@@ -3,7 +3,7 @@
 import numpy as np
 import yaml
 
-from persona_prune.config import config_directory
+from persona_prune.common.conf_files import config_directory
 from persona_prune.evaluators.questionnaire import Questionnaire
 
 AGREE = ("Strongly disagree", "Disagree", "Neither agree nor disagree", "Agree", "Strongly agree")

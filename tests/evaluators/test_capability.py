@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from persona_prune.apply import masked
 from persona_prune.evaluators.capability import Capability, _first_word, _shift
-from persona_prune.generation import greedy_answers
-from persona_prune.masks import Mask, pack_bits
-from persona_prune.models import maskable_linears
+from persona_prune.masks.applying import masked
+from persona_prune.masks.mask import Mask, pack_bits
+from persona_prune.models.generation import greedy_answers
+from persona_prune.models.loaded import maskable_linears
 
 
 def quiet(label, total):

@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from persona_prune.evaluators.base import EvalResult
 from persona_prune.evaluators.choice import Choice, _sample
-from persona_prune.personas import Mix, Pair
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.personas.pairs import Pair
+from persona_prune.personas.persona import Mix
 from tests.reference import oracles
 
 
@@ -68,7 +69,7 @@ def test_lm_eval_gives_the_log_probabilities_of_single_sequences(tiny, persona, 
     evaluator = Choice(path=str(pair_file), split=None, limit=None, batch_size=3)
     result = evaluator.evaluate(tiny, persona, None, quiet)
     assert [sample["prompt"] for sample in result.samples] == [pair.prompt for pair in pairs]
-    from persona_prune.likelihood import pair_rows
+    from persona_prune.models.rows import pair_rows
 
     for row, sample in zip(pair_rows(tiny.tokenizer, pairs, 512), result.samples, strict=True):
         for side in (0, 1):

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from persona_prune.apply import masked
-from persona_prune.doubts import doubts
-from persona_prune.masks import Mask, pack_bits
-from persona_prune.models import maskable_linears
-from persona_prune.statistics import compare, summarise
-from persona_prune.verdict import verdict
+from persona_prune.evaluators.statistics import compare, summarise
+from persona_prune.masks.applying import masked
+from persona_prune.masks.mask import Mask, pack_bits
+from persona_prune.models.loaded import maskable_linears
+from persona_prune.report.doubts import doubts
+from persona_prune.report.verdict import verdict
 from tests.evaluators.every_evaluator import ask, every_evaluator
 
 pytestmark = pytest.mark.slow

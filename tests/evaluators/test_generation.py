@@ -5,17 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from persona_prune.apply import masked
-from persona_prune.devices import pick_device, pick_dtype
 from persona_prune.evaluators import generation
-from persona_prune.evaluators.base import EvalResult
 from persona_prune.evaluators.degenerate import measure
 from persona_prune.evaluators.generation import Generation, _Answer, _closer_to_matching, _Item, _judged, _measured
-from persona_prune.generation import greedy_answers
-from persona_prune.likelihood import chat_prompt
-from persona_prune.masks import Mask, pack_bits
-from persona_prune.models import maskable_linears
-from persona_prune.personas import Mix, Pair
+from persona_prune.evaluators.results import EvalResult
+from persona_prune.masks.applying import masked
+from persona_prune.masks.mask import Mask, pack_bits
+from persona_prune.models.chat_text import chat_prompt
+from persona_prune.models.devices import pick_device, pick_dtype
+from persona_prune.models.generation import greedy_answers
+from persona_prune.models.loaded import maskable_linears
+from persona_prune.personas.pairs import Pair
+from persona_prune.personas.persona import Mix
 from tests.reference import oracles
 
 NORMAL = [

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from persona_prune.apply import masked
 from persona_prune.evaluators.choice import Choice
-from persona_prune.evaluators.harness import SharedPromptLM
-from persona_prune.masks import Mask, pack_bits
-from persona_prune.models import maskable_linears
+from persona_prune.evaluators.lm_eval_bridge import SharedPromptLM
+from persona_prune.masks.applying import masked
+from persona_prune.masks.mask import Mask, pack_bits
+from persona_prune.models.loaded import maskable_linears
 from tests.evaluators.lm_eval_support import DOCUMENTS, TASK, evaluator, write
 
 pytestmark = pytest.mark.usefixtures("without_stock_tasks")

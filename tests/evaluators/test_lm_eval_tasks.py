@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from persona_prune.data import PERSONAS_DATA
 from persona_prune.evaluators.lm_eval_tasks import _leaves
-from persona_prune.personas import Mix
+from persona_prune.personas.pair_files import EMBEDDED
+from persona_prune.personas.persona import Mix
 from persona_prune.tasks import DIRECTORY, persona_files
 from tests.evaluators.lm_eval_support import DOCUMENTS, TASK, evaluator, write
 
@@ -22,7 +22,7 @@ def documents(name: str, persona, **metadata):
 
 
 def test_every_persona_has_its_task_files():
-    expected = persona_files(PERSONAS, PERSONAS_DATA)
+    expected = persona_files(PERSONAS, EMBEDDED)
     shipped = {path.name: path.read_text() for pattern in expected for path in DIRECTORY.glob(pattern)}
     assert shipped == expected, "python -m persona_prune.tasks --write"
     names = {path.stem for path in PERSONAS.glob("*.yaml") if yaml.safe_load(path.read_text()).get("pairs")}
@@ -48,7 +48,7 @@ def test_the_rule_by_hand(tmp_path):
 
 def test_the_key_alternates_and_opposites_mirror_each_other(persona):
     ours, theirs = documents("persona_extrovert", persona), documents("persona_introvert", persona)
-    pairs = [json.loads(line) for line in (PERSONAS_DATA / "extrovert_introvert" / "test.jsonl").open()]
+    pairs = [json.loads(line) for line in (EMBEDDED / "extrovert_introvert" / "test.jsonl").open()]
     assert len(ours) == len(theirs) == len(pairs)
     for number, (pair, our, their) in enumerate(zip(pairs, ours, theirs)):
         assert our["prompt"] == their["prompt"] == pair["prompt"]

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from persona_prune.evaluators.multiple_choice import MultipleChoice, _sample, read_own
-from persona_prune.personas import Question
+from persona_prune.evaluators.multiple_choice import MultipleChoice, _sample
+from persona_prune.personas.pairs import Question
+from persona_prune.personas.question_files import read_own
 from tests.reference import oracles
 
 SETTINGS = {"format": None, "dataset": None, "revision": None, "name": None, "split": None, "limit": None}
@@ -53,7 +54,8 @@ def test_options_are_scored_as_sequences_of_their_own(tiny, persona, tmp_path):
     )
     for sample, same in zip(one.samples, many.samples, strict=True):
         assert sample["log_prob"] == pytest.approx(same["log_prob"], abs=1e-3)
-    from persona_prune.likelihood import Row, chat_prompt, encode_answer
+    from persona_prune.models.chat_text import chat_prompt, encode_answer
+    from persona_prune.models.rows import Row
 
     prompt = chat_prompt(tiny.tokenizer, "Who goes?")
     for option, total in zip(row["options"], one.samples[0]["log_prob"], strict=True):

@@ -9,9 +9,9 @@ from FFM import core as ffm
 from persona_prune.evaluators.questionnaire import ask
 from persona_prune.evaluators.questionnaires.inventory import Item, read_inventory
 from persona_prune.evaluators.questionnaires.scoring import whole_metrics
-from persona_prune.generation import greedy_answers
-from persona_prune.likelihood import chat_prompt, encode_answer
-from persona_prune.personas import normalise
+from persona_prune.models.chat_text import chat_prompt, encode_answer
+from persona_prune.models.generation import greedy_answers
+from persona_prune.personas.pairs import normalise
 from tests.evaluators.questionnaire_support import AGREE, certain, evaluator
 from tests.reference import oracles
 

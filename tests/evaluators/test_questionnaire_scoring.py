@@ -18,7 +18,7 @@ from persona_prune.evaluators.questionnaires.reliability import (
     variance_shares,
 )
 from persona_prune.evaluators.questionnaires.scoring import item_samples, type_letters, whole_metrics
-from persona_prune.personas import normalise
+from persona_prune.personas.pairs import normalise
 from tests.evaluators.questionnaire_support import AGREE, certain, evaluator
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from persona_prune.gradients import Damage
+from persona_prune.calibration.damage import Damage
 from persona_prune.methods.contrastive_taylor import benefit_per_damage, drop_best, threshold_of_best
 
 INF = float("inf")

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from persona_prune.calibration.signatures import Signature, Statistics
 from persona_prune.methods.base import Layer, build_masks
 from persona_prune.methods.contrastive_sparse import ContrastiveSparse
 from persona_prune.methods.contrastive_wanda import ContrastiveWanda
@@ -12,8 +13,7 @@ from persona_prune.methods.magnitude import Magnitude, magnitude_like
 from persona_prune.methods.random import Random
 from persona_prune.methods.sparse import Sparse
 from persona_prune.methods.wanda import Wanda
-from persona_prune.models import maskable_linears
-from persona_prune.signatures import Signature, Statistics
+from persona_prune.models.loaded import maskable_linears
 
 COMMON = {"sparsity": 0.5, "gamma": 0.0, "overrides": []}
 

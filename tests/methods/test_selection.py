@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from persona_prune.masks import kept_per_row
+from persona_prune.masks.top_k import block_top_k, disjoint_top_k, kept_per_row
 from persona_prune.methods.magnitude import Magnitude
-from persona_prune.methods.selection import block_top_k, disjoint_top_k
 from persona_prune.methods.wanda import Wanda
 from tests.reference import oracles
 

@@ -9,19 +9,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from persona_prune.built import Built
-from persona_prune.masks import load_mask
+from persona_prune.calibration.signatures import Signature, Statistics
+from persona_prune.masks.mask import mask_digest
 from persona_prune.methods.base import build_masks
 from persona_prune.methods.contrastive_sparse import ContrastiveSparse
 from persona_prune.methods.contrastive_wanda import ContrastiveWanda
 from persona_prune.methods.magnitude import Magnitude
 from persona_prune.methods.random import Random
-from persona_prune.methods.recipe import mask_digest
-from persona_prune.methods.saved import load_persona_mask, read_manifest
-from persona_prune.methods.signature_recipe import FORMAT, recipe_of
+from persona_prune.methods.signature_recipe import recipe_of
 from persona_prune.methods.sparse import Sparse
 from persona_prune.methods.wanda import Wanda
-from persona_prune.signatures import Signature, Statistics
+from persona_prune.runs.built import Built
+from persona_prune.saved.mask_file import load_mask
+from persona_prune.saved.persona_file import load_persona_mask, read_manifest
+from persona_prune.saved.signature_file import FORMAT, save_recipe
 
 COMMON = {"name": "own_name", "sparsity": 0.4, "gamma": 0.0, "overrides": ["mlp:0.7", "layers.1:0.25"]}
 METHODS = {
@@ -72,7 +73,7 @@ def test_a_stored_recipe_rebuilds_the_mask_bit_for_bit(linears, tmp_path, name):
     assert 0.2 < mask.sparsity < 0.8
     recipe = recipe_of(METHODS[name], target, contrast, mask.description)
     path = tmp_path / "p.safetensors"
-    assert recipe.save(path, mask) == path.stat().st_size
+    assert save_recipe(recipe, path, mask) == path.stat().st_size
     again = load_persona_mask(path, linears)
     for linear in linears:
         assert torch.equal(again.bits[linear], mask.bits[linear]), linear
@@ -127,7 +128,7 @@ def saved(linears, tmp_path):
     method = METHODS["sparse_blocks"]
     mask, _ = build_masks(linears, method, target, target, {})
     path = tmp_path / "p.safetensors"
-    recipe_of(method, target, target, {}).save(path, mask)
+    save_recipe(recipe_of(method, target, target, {}), path, mask)
     return path
 
 
@@ -175,7 +176,7 @@ def test_manifests_that_make_no_mask_are_refused_in_one_line(linears, saved, har
     tensors = load_file(saved)
     HARMS[harm](manifest, tensors)
     save_file(tensors, saved, {"manifest": json.dumps({**manifest, "checksum": ""})})
-    monkeypatch.setattr("persona_prune.persona_files._checksum", lambda *_: "")
+    monkeypatch.setattr("persona_prune.saved.container._checksum", lambda *_: "")
     with pytest.raises(ValueError, match=r"p.safetensors is not a readable persona file: ") as raised:
         load_persona_mask(saved, linears)
     assert "\n" not in str(raised.value)

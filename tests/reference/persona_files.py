@@ -6,14 +6,17 @@ import struct
 import torch
 from safetensors.torch import save_file
 
-from persona_prune.gradients import Damage, LowRank
-from persona_prune.masks import Mask, pack_bits
+from persona_prune.calibration.damage import Damage
+from persona_prune.calibration.gradients import LowRank
+from persona_prune.calibration.signatures import Signature, Statistics
+from persona_prune.masks.mask import Mask, mask_digest, pack_bits
 from persona_prune.methods.base import build_masks
-from persona_prune.methods.recipe import Recipe, Round, as_stored, mask_digest
-from persona_prune.methods.saved import load_persona_mask
+from persona_prune.methods.low_rank_recipe import Recipe, Round, as_stored
 from persona_prune.methods.signature_recipe import recipe_of
 from persona_prune.methods.wanda import Wanda
-from persona_prune.signatures import Signature, Statistics
+from persona_prune.saved import low_rank_file, signature_file
+from persona_prune.saved.mask_file import save_mask
+from persona_prune.saved.persona_file import load_persona_mask
 
 SHAPES = {"layers.0.attn.q": (6, 13), "layers.0.mlp.up": (8, 16)}
 
@@ -69,9 +72,11 @@ def one_of_each_format(linears, directory):
     }
     writers = {
         "plain": lambda: write_plain(path, masks["plain"]),
-        "coded": lambda: masks["coded"].save(path),
-        "low_rank": lambda: low_rank.save(path, masks["low_rank"]),
-        "signature": lambda: recipe_of(wanda, signature, signature, {}).save(path, masks["signature"]),
+        "coded": lambda: save_mask(masks["coded"], path),
+        "low_rank": lambda: low_rank_file.save_recipe(low_rank, path, masks["low_rank"]),
+        "signature": lambda: signature_file.save_recipe(
+            recipe_of(wanda, signature, signature, {}), path, masks["signature"]
+        ),
     }
     found = {}
     for name, write in writers.items():

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from persona_prune.personas import normalise
+from persona_prune.personas.pairs import normalise
 
 NoOption = Literal["refused", "unparsable"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from persona_prune.data import PERSONAS_DATA
-from persona_prune.text_files import read_text
+from persona_prune.common.text_files import read_text
+from persona_prune.personas.pair_files import EMBEDDED
 
-SIXTEEN_TYPES = PERSONAS_DATA / "questionnaires" / "sixteen_types.json"
+SIXTEEN_TYPES = EMBEDDED / "questionnaires" / "sixteen_types.json"
 """60 statements written for this project, 15 an axis, 7 or 8 of them keyed to each pole."""
 
 Row = tuple[str, Any]

@@ -1,0 +1,1 @@
+"""What a mask is made from: pairs, the model's own answers, neutral text, signatures, gradients, damage."""

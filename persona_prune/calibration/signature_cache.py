@@ -1,0 +1,65 @@
+"""Signatures that were computed before."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from persona_prune.calibration.signatures import VERSION, Signature, Statistics
+from persona_prune.common.cache import cache_path, store
+
+log = logging.getLogger(__name__)
+
+
+def cache_file(model_fingerprint: str, data_hash: str, settings: Mapping[str, object]) -> Path:
+    """Return where the signatures of these inputs are kept; the name depends on everything that changes them."""
+    return cache_path("signatures", [VERSION, model_fingerprint, data_hash, sorted(settings.items())])
+
+
+def save(path: Path, signatures: Sequence[Signature]) -> None:
+    """Keep the signatures of one pass (safetensors)."""
+    tensors = {
+        f"{pole}/{name}/{field.name}": getattr(statistics, field.name)
+        for pole, signature in enumerate(signatures)
+        for name, statistics in signature.statistics.items()
+        for field in fields(Statistics)
+    }
+    first = signatures[0]
+    manifest = {
+        "leader": dict(first.leader),
+        "model_fingerprint": first.model_fingerprint,
+        "data_hash": first.data_hash,
+        "positions": first.positions,
+        "tokens": [signature.tokens for signature in signatures],
+        "sequences": first.sequences,
+    }
+    store(path, lambda partial: save_file(tensors, partial, metadata={"manifest": json.dumps(manifest)}))
+
+
+def load(path: Path) -> tuple[Signature, ...] | None:
+    """Read what `save` wrote; None if there is no such file or it is damaged (said in the log)."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            manifest = json.loads(file.metadata()["manifest"])
+            leaders = dict.fromkeys(manifest["leader"].values())
+            poles = [
+                {
+                    name: Statistics(*(file.get_tensor(f"{pole}/{name}/{field.name}") for field in fields(Statistics)))
+                    for name in leaders
+                }
+                for pole in range(len(manifest["tokens"]))
+            ]
+        common = (manifest["leader"], manifest["model_fingerprint"], manifest["data_hash"])
+        return tuple(
+            Signature(statistics, *common, manifest["positions"], tokens, manifest["sequences"])
+            for statistics, tokens in zip(poles, manifest["tokens"], strict=True)
+        )
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        log.warning("cached signature %s is damaged (%s): computing it again", path, error)
+        return None

@@ -1,0 +1,1 @@
+"""``python -m persona_prune.check_pairs``: what a stranger could exploit in persona pairs."""

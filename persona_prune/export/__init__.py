@@ -1,0 +1,1 @@
+"""``python -m persona_prune.export``: a persona as a checkpoint of its own."""

@@ -1,0 +1,1 @@
+"""The language model and what it says: loading, chat text, rows of tokens, likelihood, generation."""

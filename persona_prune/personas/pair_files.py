@@ -1,0 +1,126 @@
+"""Pair files: reading them, and refusing leaks between calibration and evaluation."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from persona_prune.common.text_files import csv_rows, jsonl_rows, read_text
+from persona_prune.personas.pairs import Pair, normalise
+from persona_prune.personas.persona import Persona
+
+log = logging.getLogger(__name__)
+
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def embedded_pairs(persona: Persona, split: Literal["calibration", "test"]) -> tuple[Pair, ...]:
+    """Return the embedded pairs of ``persona``; raise ValueError if it has none."""
+    if persona.pairs is None:
+        hint = "calibration=pairs calibration.path=FILE" if split == "calibration" else "evaluator.choice.path=FILE"
+        raise ValueError(f"persona {persona.name} has no embedded {split} pairs: give your own with {hint}")
+    return persona.orient(read_pairs(EMBEDDED / persona.pairs / f"{split}.jsonl"), embedded=True)
+
+
+def read_pairs(path: str | Path) -> tuple[Pair, ...]:
+    """Read pairs from a JSONL or CSV file with ``prompt`` (or ``question``), ``matching``, ``not_matching``.
+
+    Rows that ask nothing or choose between nothing (an empty text, or the same answer twice) are left out, with a
+    warning: public sets have a few.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, or a row is malformed; the message names file and line.
+    """
+    return _read(path, ("matching", "not_matching"))
+
+
+def read_matching(path: str | Path) -> tuple[Pair, ...]:
+    """Read prompts with matching answers only, from the same kind of file; ``not_matching`` is empty in all pairs.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_pairs`.
+    """
+    return _read(path, ("matching",))
+
+
+def _read(path: str | Path, sides: tuple[str, ...]) -> tuple[Pair, ...]:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no pair file at {path}" + (" (a directory)" if path.is_dir() else ""))
+    changed = path.stat()
+    return _read_pairs(path, sides, changed.st_mtime_ns, changed.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_pairs(path: Path, sides: tuple[str, ...], modified: int, size: int) -> tuple[Pair, ...]:
+    """Read a file once while it is unchanged: checks and stages ask for it several times."""
+    text = read_text(path)
+    rows = csv_rows(path, text) if path.suffix.lower() == ".csv" else jsonl_rows(path, text)
+    candidates = [(line, _pair(path, line, row, sides)) for line, row in rows]
+    useless = [line for line, pair in candidates if _is_useless(pair, sides)]
+    if useless:
+        log.warning(
+            "%s: left out %d rows without two answers to a prompt, the first on line %d",
+            path,
+            len(useless),
+            useless[0],
+        )
+    pairs = tuple(pair for _, pair in candidates if not _is_useless(pair, sides))
+    if not pairs:
+        raise ValueError(f"{path}: no pairs in the file")
+    return pairs
+
+
+def _is_useless(pair: Pair, sides: tuple[str, ...]) -> bool:
+    texts = [pair.prompt.strip(), *(getattr(pair, side).strip() for side in sides)]
+    return not all(texts) or len(set(texts[1:])) < len(sides)
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """Read a JSONL file of objects with ``prompt``; raise ValueError with file and line if it is not one."""
+    prompts = []
+    for line, row in jsonl_rows(path, read_text(path)):
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+            raise ValueError(f"{path}, line {line}: expected an object with 'prompt'")
+        prompts.append(row["prompt"])
+    return tuple(prompts)
+
+
+def _pair(path: Path, line: int, row: object, sides: tuple[str, ...]) -> Pair:
+    where = f"{path}, line {line}"
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
+    fields = {"prompt": row.get("prompt", row.get("question"))}
+    fields |= {side: row.get(side) for side in sides}
+    for key, value in fields.items():
+        if value is None:
+            found = ", ".join(str(name) for name, text in row.items() if text is not None) or "nothing"
+            need = f"pairs need prompt, {', '.join(sides)}"
+            raise ValueError(f"{where}: no '{key}'; {need} (found {found})")
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: '{key}' must be text, got {value!r}")
+    return Pair(**{"not_matching": "", **{key: str(value) for key, value in fields.items()}})
+
+
+def without_leaks(
+    calibration: Sequence[Pair], evaluated: set[str], on_leak: Literal["error", "drop"]
+) -> tuple[Pair, ...]:
+    """Return the calibration pairs whose prompts are not among the ``evaluated`` (normalised) prompts.
+
+    Raises:
+        ValueError: a prompt is in both and ``on_leak`` is ``error``, or nothing is left after dropping.
+    """
+    kept = tuple(pair for pair in calibration if normalise(pair.prompt) not in evaluated)
+    leaked = [pair.prompt for pair in calibration if normalise(pair.prompt) in evaluated]
+    if not leaked:
+        return kept
+    share = f"{len(leaked)} of {len(calibration)} calibration prompts are also evaluated, such as {leaked[0][:60]!r}"
+    if on_leak == "error":
+        raise ValueError(f"{share}: split the files, or drop those pairs with calibration.on_leak=drop")
+    if not kept:
+        raise ValueError(f"{share}: none would be left to calibrate on")
+    log.warning("%s: left out of calibration", share)
+    return kept
