@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.shapes import SHAPES
 from persona_prune.calibration.signatures import Signature, collect
 from persona_prune.common.conf_files import config_directory
-from persona_prune.models.loaded import LoadedModel, maskable_linears
+from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.rows import Row, pair_rows
 from persona_prune.models.sources import ModelSpec
 from persona_prune.personas.pair_files import EMBEDDED, read_pairs
@@ -71,7 +71,7 @@ class Setting:
     @cached_property
     def linears(self) -> dict[str, nn.Linear]:
         """What a mask covers."""
-        return maskable_linears(self.loaded.model)
+        return self.loaded.linears
 
     def pairs(self) -> tuple[Pair, ...]:
         """Return the embedded extrovert's 64 calibration pairs."""

@@ -63,7 +63,7 @@ def test_bool_files_make_the_same_weights(tiny, signatures, tmp_path):
 
 def test_one_option_at_a_time_gives_the_products_log_probabilities(tiny, pairs):
     rows = pair_rows(tiny.tokenizer, pairs, 512)
-    scored = score(tiny.model, rows, pad_id=tiny.tokenizer.pad_token_id, batch_size=4)
+    scored = score(tiny, rows, 4)
     for row, answers in zip(rows, scored, strict=True):
         totals = [answer.log_probs.double().sum().item() for answer in answers]
         assert reference.choice(tiny.model, row) == pytest.approx(totals, rel=1e-4)

@@ -22,9 +22,9 @@ from persona_prune.common.text_files import write_text
 from persona_prune.evaluators.base import Evaluator
 from persona_prune.masks.applying import masked
 from persona_prune.masks.mask import Mask
-from persona_prune.models.loaded import LoadedModel, maskable_linears
+from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.pair_files import read_prompts
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 from persona_prune.saved.mask_file import FORMATS
 from persona_prune.saved.persona import SavedPersona
 from persona_prune.saved.persona_file import load_persona_mask, read_manifest
@@ -52,7 +52,7 @@ class Measured:
     """What is measured under a mask, and for whom."""
 
     evaluator: Evaluator
-    persona: Persona | Mix
+    persona: AnyPersona
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -116,7 +116,7 @@ def _analyse(options: argparse.Namespace) -> Section:
     options.output.mkdir(parents=True, exist_ok=True)
 
     loaded = run.model().load() if run else None
-    linears = maskable_linears(loaded.model) if loaded else {}
+    linears = loaded.linears if loaded else {}
     masks = {source.label: load_persona_mask(source.path, linears) for source in sources}
     if loaded:
         _check_one_model({f"{loaded.name} as it is now": loaded.fingerprint, **_fingerprints(masks)})

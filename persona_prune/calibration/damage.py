@@ -16,7 +16,7 @@ from persona_prune.calibration.gradients import output_gradients
 from persona_prune.common.cache import store
 from persona_prune.common.progress import Progress
 from persona_prune.models.likelihood import PIECE, forward
-from persona_prune.models.loaded import LoadedModel, maskable_linears
+from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.rows import Row, batches, pack
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def cached_damage(
     """
     settings = {"damage": seed, "arithmetic": loaded.arithmetic, "batch": batch_size}
     path = signature_cache.cache_file(loaded.fingerprint, digest, settings)
-    linears = maskable_linears(loaded.model)
+    linears = loaded.linears
     if path.is_file():
         try:
             stored = load_file(path)

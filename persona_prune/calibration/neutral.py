@@ -160,13 +160,11 @@ class Guard:
 
     def _text(self) -> float:
         """Return the log-probability per token of the text."""
-        model, pad = self._loaded.model, self._loaded.tokenizer.pad_token_id
-        text = score(model, self._neutral.validation_text, pad_id=pad, batch_size=max(1, self._batch_size // 4))
+        text = score(self._loaded, self._neutral.validation_text, max(1, self._batch_size // 4))
         return _per_token(text)
 
     def _answers(self) -> list[list[Answer]]:
-        model, pad = self._loaded.model, self._loaded.tokenizer.pad_token_id
-        return score(model, self._neutral.validation_answers, pad_id=pad, batch_size=self._batch_size)
+        return score(self._loaded, self._neutral.validation_answers, self._batch_size)
 
 
 def _per_token(rows: Sequence[Sequence[Answer]]) -> float:

@@ -36,14 +36,27 @@ class Calibration(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class EmbeddedCalibration:
-    """The calibration half of the pairs written for this project."""
+class CalibrationPass:
+    """The settings of the pass over calibration pairs, whatever their source.
+
+    Attributes:
+        limit: use the first so many pairs; None for all.
+        positions: which tokens statistics see.
+        batch_size: prompts per forward pass.
+        max_tokens: longer sequences are cut.
+        on_leak: what is done with pairs whose prompts are evaluated, too.
+    """
 
     limit: PositiveInt | None
     positions: Positions
     batch_size: PositiveInt
     max_tokens: PositiveInt
     on_leak: Literal["error", "drop"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EmbeddedCalibration(CalibrationPass):
+    """The calibration half of the pairs written for this project."""
 
     def check(self, persona: Persona) -> None:
         """Raise ValueError if ``persona`` has no embedded pairs."""
@@ -59,7 +72,7 @@ class EmbeddedCalibration:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class PairsFile:
+class PairsFile(CalibrationPass):
     """Calibration pairs from a file of the user's (``calibration=pairs calibration.path=FILE``).
 
     ``split: calibration`` takes that part of the file only (`split_of`), so that one file can serve for calibration and
@@ -70,11 +83,6 @@ class PairsFile:
     path: str
     split: Split | None
     contrast: Literal["file", "model"]
-    limit: PositiveInt | None
-    positions: Positions
-    batch_size: PositiveInt
-    max_tokens: PositiveInt
-    on_leak: Literal["error", "drop"]
 
     def check(self, persona: Persona) -> None:
         """Raise ValueError or OSError if the file cannot be read as pairs."""
@@ -98,7 +106,7 @@ class PairsFile:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class HubSet:
+class HubSet(CalibrationPass):
     """Calibration pairs from a public set (``calibration=machine_mindset calibration.name=thinking_feeling``).
 
     A question gives a pair for each option that is not the persona's; they stay in one part of a split.
@@ -117,11 +125,6 @@ class HubSet:
     name: str
     path: str | None
     split: Split | None
-    limit: PositiveInt | None
-    positions: Positions
-    batch_size: PositiveInt
-    max_tokens: PositiveInt
-    on_leak: Literal["error", "drop"]
 
     def check(self, persona: Persona) -> None:
         """Raise ValueError or OSError if the set cannot be had or read; fetches its files if they are not cached."""

@@ -3,14 +3,12 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
 from jinja2.exceptions import TemplateError
-from transformers import TextStreamer
 
 from persona_prune.masks.switching import PersonaSwitcher
 from persona_prune.models.chat_text import render_chat
+from persona_prune.models.decoding import Completion, DecodingBatch, Query
 from persona_prune.models.loaded import LoadedModel
 
 Shares = Mapping[str, float]
@@ -96,15 +94,15 @@ class Conversation:
             say(text)
 
         try:
-            with self._switcher.using(arm.shares, gamma=self.gamma) as model, torch.inference_mode():
-                self._generate(model, ids, heard)
+            with self._switcher.using(arm.shares, gamma=self.gamma):
+                self._generate(ids, heard)
         finally:
             text = "".join(said).strip()
             if text:
                 arm.messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
         return text
 
-    def _ids(self, messages: list[dict[str, str]]) -> torch.Tensor:
+    def _ids(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
         system = [{"role": "system", "content": self._system}] if self._system else []
         try:
             text = render_chat(self._loaded.tokenizer, [*system, *messages])
@@ -117,24 +115,16 @@ class Conversation:
                 f"{len(ids)} tokens of conversation and {self._decoding.max_new_tokens} for the answer are more than "
                 f"the {room} the model takes: /reset, or give a smaller max_new_tokens"
             )
-        return torch.tensor([ids], device=self._loaded.model.device)
+        return tuple(ids)
 
-    def _generate(self, model: Any, ids: torch.Tensor, heard: Callable[[str], None]) -> None:
+    def _generate(self, ids: tuple[int, ...], heard: Callable[[str], None]) -> None:
         decoding = self._decoding
-        sampled = decoding.temperature > 0
-        torch.manual_seed(decoding.seed)
-        model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=decoding.max_new_tokens,
-            do_sample=sampled,
-            temperature=decoding.temperature if sampled else None,
-            top_p=decoding.top_p if sampled else None,
-            top_k=None,
-            repetition_penalty=1.0,
-            pad_token_id=self._loaded.tokenizer.pad_token_id,
-            streamer=_Listener(self._loaded.tokenizer, heard),
-        )
+        query = Query(ids, decoding.max_new_tokens, decoding.temperature, decoding.top_p, decoding.seed, ())
+        batch = DecodingBatch(self._loaded, [Completion(query, self._loaded)])
+        while batch.answers:
+            for _, piece in batch.step():
+                if piece:
+                    heard(piece)
 
 
 def shares_of(text: str) -> Shares:
@@ -148,15 +138,3 @@ def shares_of(text: str) -> Shares:
     if not shares:
         raise ValueError("say what to mix, as in /mix a=0.7 b=0.3")
     return shares
-
-
-class _Listener(TextStreamer):  # type: ignore[misc]
-    """Hands text on, whole words at a time, instead of printing it."""
-
-    def __init__(self, tokenizer: Any, heard: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._heard = heard
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text:
-            self._heard(text)

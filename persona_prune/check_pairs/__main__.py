@@ -19,8 +19,8 @@ from persona_prune.check_pairs.pair_quality import (
     Finding,
     Guess,
     Place,
+    PlacedPair,
     Quality,
-    Row,
     assess,
     first_words,
     mentions,
@@ -57,7 +57,7 @@ def _assess(options: argparse.Namespace) -> int:
     return int("error" in levels or (options.strict and "warning" in levels))
 
 
-def read_rows(path: Path, file: str) -> tuple[list[Row], dict[str, list[Place]]]:
+def read_rows(path: Path, file: str) -> tuple[list[PlacedPair], dict[str, list[Place]]]:
     """Return the pairs that `read_pairs` finds in ``path``, with their lines, and the rows it leaves out, by reason.
 
     Raises:
@@ -65,13 +65,13 @@ def read_rows(path: Path, file: str) -> tuple[list[Row], dict[str, list[Place]]]
         OSError: there is no such file.
     """
     pairs = list(read_pairs(path))[::-1]
-    rows: list[Row] = []
+    rows: list[PlacedPair] = []
     left_out: dict[str, list[Place]] = {}
     for line, fields in _lines(path):
         texts: dict[str, str] = {"prompt": fields["prompt" if "prompt" in fields else "question"]}
         texts |= {side: fields[side] for side in ("matching", "not_matching")}
         if pairs and texts == {key: getattr(pairs[-1], key) for key in texts}:
-            rows.append(Row(file, line, pairs.pop()))
+            rows.append(PlacedPair(file, line, pairs.pop()))
         else:
             empty = [key for key, text in texts.items() if not text.strip()]
             reason = f"no {empty[0]}" if empty else "both answers are the same"
@@ -119,9 +119,9 @@ def _sets(embedded: str | None, files: Sequence[Path]) -> dict[str, list[Path]]:
     return {name: [EMBEDDED / name / file for file in _SPLITS] for name in known if embedded in ("all", name)}
 
 
-def _check(paths: Sequence[Path], names: Sequence[str]) -> tuple[list[Row], dict[str, list[Place]], Quality]:
+def _check(paths: Sequence[Path], names: Sequence[str]) -> tuple[list[PlacedPair], dict[str, list[Place]], Quality]:
     short = [path.name for path in paths]
-    rows: list[Row] = []
+    rows: list[PlacedPair] = []
     left_out: dict[str, list[Place]] = {}
     for path in paths:
         own, bad = read_rows(path, path.name if short.count(path.name) == 1 else str(path))
@@ -131,7 +131,7 @@ def _check(paths: Sequence[Path], names: Sequence[str]) -> tuple[list[Row], dict
     return rows, left_out, assess(rows, left_out, names)
 
 
-def _report(rows: Sequence[Row], left_out: Mapping[str, Sequence[Place]], quality: Quality) -> Iterable[str]:
+def _report(rows: Sequence[PlacedPair], left_out: Mapping[str, Sequence[Place]], quality: Quality) -> Iterable[str]:
     for file in dict.fromkeys(row.file for row in rows):
         own = [row for row in rows if row.file == file]
         gone = [f"line {line} ({why})" for why, places in left_out.items() for at, line in places if at == file]
@@ -235,7 +235,7 @@ def _overview(qualities: Mapping[str, Quality]) -> Iterable[str]:
     yield _ALARM
 
 
-def _as_json(rows: Sequence[Row], left_out: Mapping[str, Sequence[Place]], quality: Quality) -> dict[str, Any]:
+def _as_json(rows: Sequence[PlacedPair], left_out: Mapping[str, Sequence[Place]], quality: Quality) -> dict[str, Any]:
     pairs = [row.pair for row in rows]
     return {
         "pairs": len(rows),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import binomtest
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
@@ -15,11 +14,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import FunctionTransformer
 
+from persona_prune.evaluators.statistics import Floats
 from persona_prune.personas.pairs import Pair, normalise
 
-Floats = NDArray[np.float64]
 Place = tuple[str, int]  # file and line
-Groups = Mapping[str, Sequence[Sequence["Row"]]]
+Groups = Mapping[str, Sequence[Sequence["PlacedPair"]]]
 
 TOGETHER = "all files"
 RULES = {
@@ -46,7 +45,7 @@ _LEARNED: dict[str, Callable[[], Any]] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class PlacedPair:
     """A pair and where it stands."""
 
     file: str
@@ -88,7 +87,7 @@ class Guess:
 class Measures:
     """Figures of some rows, and how well each rule guesses; see `measure`."""
 
-    rows: Sequence[Row]
+    rows: Sequence[PlacedPair]
     figures: Mapping[str, float]
     guesses: Mapping[str, Guess]
 
@@ -118,11 +117,11 @@ class Quality:
     measures: Mapping[str, Measures]
     words: tuple[Mapping[str, float], Mapping[str, float]]
     repeats: Groups
-    named: Mapping[str, list[Row]]
+    named: Mapping[str, list[PlacedPair]]
     findings: Sequence[Finding]
 
 
-def assess(rows: Sequence[Row], left_out: Mapping[str, Sequence[Place]], names: Sequence[str]) -> Quality:
+def assess(rows: Sequence[PlacedPair], left_out: Mapping[str, Sequence[Place]], names: Sequence[str]) -> Quality:
     """Return what gives the matching answers of ``rows`` (at least one) away, and what to mend.
 
     ``left_out`` has the rows that are no pairs, by reason. A word that begins with one of ``names`` mentions it.
@@ -137,7 +136,7 @@ def assess(rows: Sequence[Row], left_out: Mapping[str, Sequence[Place]], names: 
     return Quality(measures, words, repeats, named, sorted(findings, key=lambda finding: finding.severity))
 
 
-def measure(rows: Sequence[Row]) -> Measures:
+def measure(rows: Sequence[PlacedPair]) -> Measures:
     """Return the figures of ``rows`` (at least one) and the guesses of all `RULES`.
 
     Figures: mean lengths of either side, and the shares of the pairs whose answers begin alike and begin one with yes,
@@ -185,7 +184,7 @@ def mentions(pair: Pair, name: str) -> dict[str, bool]:
     return {part: begins.search(_plain(getattr(pair, part))) is not None for part in ("prompt", *_SIDES)}
 
 
-def find_repeats(rows: Sequence[Row]) -> dict[str, list[tuple[Row, ...]]]:
+def find_repeats(rows: Sequence[PlacedPair]) -> dict[str, list[tuple[PlacedPair, ...]]]:
     """Return groups of rows by kind; prompts are compared as `normalise` has them.
 
     ``leaks``: one prompt in several files; ``swapped``: one prompt with an answer that matches in one row and not in
@@ -227,7 +226,9 @@ def _shortcuts(measures: Mapping[str, Measures], words: Sequence[Iterable[str]])
     return [finding for _, finding in sorted(found, key=lambda item: -item[0])]
 
 
-def _flaws(repeats: Groups, left_out: Mapping[str, Sequence[Place]], named: Mapping[str, list[Row]]) -> list[Finding]:
+def _flaws(
+    repeats: Groups, left_out: Mapping[str, Sequence[Place]], named: Mapping[str, list[PlacedPair]]
+) -> list[Finding]:
     across = [pair for pair in repeats["near"] if pair[0].file != pair[1].file]
     within = [pair for pair in repeats["near"] if pair[0].file == pair[1].file]
     flaws = [
@@ -243,7 +244,7 @@ def _flaws(repeats: Groups, left_out: Mapping[str, Sequence[Place]], named: Mapp
     return [Finding(level, f"{what} ({len(places)})", places, fix) for level, what, places, fix in flaws if places]
 
 
-def _near_duplicates(rows: Sequence[Row]) -> list[tuple[Row, ...]]:
+def _near_duplicates(rows: Sequence[PlacedPair]) -> list[tuple[PlacedPair, ...]]:
     owners = {normalise(row.pair.prompt): row for row in reversed(rows)}
     prompts, firsts = [p for p in owners if p][::-1], [row for p, row in owners.items() if p][::-1]
     if not prompts:
@@ -258,19 +259,19 @@ def _near_duplicates(rows: Sequence[Row]) -> list[tuple[Row, ...]]:
     return [(firsts[i], firsts[j]) for i, j in found]
 
 
-def _swapped(group: Sequence[Row]) -> bool:
+def _swapped(group: Sequence[PlacedPair]) -> bool:
     sides = [{" ".join(getattr(row.pair, side).split()) for row in group} for side in _SIDES]
     return bool(sides[0] & sides[1])
 
 
-def _grouped(keyed: Iterable[tuple[Any, Row]]) -> list[tuple[Row, ...]]:
-    groups: dict[Any, dict[Row, None]] = {}
+def _grouped(keyed: Iterable[tuple[Any, PlacedPair]]) -> list[tuple[PlacedPair, ...]]:
+    groups: dict[Any, dict[PlacedPair, None]] = {}
     for key, row in keyed:
         groups.setdefault(key, {})[row] = None
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def _places(groups: Iterable[Iterable[Row]]) -> list[list[Place]]:
+def _places(groups: Iterable[Iterable[PlacedPair]]) -> list[list[Place]]:
     return [[(row.file, row.line) for row in group] for group in groups]
 
 

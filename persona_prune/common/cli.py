@@ -48,15 +48,15 @@ def from_key_values(target: type[Settings], arguments: Sequence[str]) -> Setting
 def run(body: Callable[[], int | None]) -> int:
     """Run the body of a command and return its exit code, or 0.
 
-    Bad input (ValueError, OSError) is 2, a failure (RuntimeError, MemoryError) 1, an interrupt 130, each with one line
-    on stderr.
+    Bad input (ValueError, OSError) is 2, a failure (RuntimeError, MemoryError, ArithmeticError) 1, an interrupt 130,
+    each with one line on stderr.
     """
     try:
         return body() or 0
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ArithmeticError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

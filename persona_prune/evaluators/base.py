@@ -5,7 +5,7 @@ from typing import ClassVar, Protocol
 from persona_prune.common.progress import Progress
 from persona_prune.evaluators.results import EvalResult
 from persona_prune.models.loaded import LoadedModel
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 
 VERSION = (
     4  # raise it whenever an evaluator would give other figures, so that cached ones and finished runs are not reused
@@ -20,17 +20,17 @@ class Evaluator(Protocol):
 
     measures_alignment: ClassVar[bool]
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError or OSError if the items cannot be read; called before any weights load."""
 
-    def prompts(self, persona: Persona | Mix) -> set[str]:
+    def prompts(self, persona: AnyPersona) -> set[str]:
         """Return the normalised prompts that are evaluated for ``persona``, for the leakage check."""
 
-    def identity(self, persona: Persona | Mix) -> object:
+    def identity(self, persona: AnyPersona) -> object:
         """Return JSON values that change whenever the result on the same model would: settings and items."""
 
     def evaluate(
-        self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
+        self, loaded: LoadedModel, persona: AnyPersona, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Evaluate the model as it stands.
 

@@ -20,7 +20,7 @@ from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.rows import Row, text_rows
 from persona_prune.personas.pair_files import EMBEDDED, read_prompts
 from persona_prune.personas.pairs import normalise
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 
 _FIRST_WORD_TOKENS = 6
 
@@ -58,22 +58,22 @@ class Capability:
         if self.window < 2:
             raise ValueError(f"window must be at least 2 tokens, got {self.window}")
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError or OSError if the text or the prompts cannot be read."""
         self._text()
         self._neutral_prompts()
 
-    def prompts(self, persona: Persona | Mix) -> set[str]:
+    def prompts(self, persona: AnyPersona) -> set[str]:
         """Return the normalised neutral prompts."""
         return {normalise(prompt) for prompt in self._neutral_prompts()}
 
-    def identity(self, persona: Persona | Mix) -> object:
+    def identity(self, persona: AnyPersona) -> object:
         """Return settings, text and prompts; the persona does not matter."""
         settings = [self.window, self.max_text_tokens, self.answer_tokens, self.batch_size]
         return [settings, self._text(), self._neutral_prompts()]
 
     def evaluate(
-        self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
+        self, loaded: LoadedModel, persona: AnyPersona, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Measure the model; with ``dense``, also its ratio and drift against the dense model."""
         windows = self._windows(loaded, progress)
@@ -98,13 +98,7 @@ class Capability:
             raise ValueError("capability.text_path: the text has fewer than two tokens")
         # As many tokens at once as the neutral prompts would be, to keep the logits of a large vocabulary in bounds.
         per_batch = max(1, self.batch_size * 64 // self.window)
-        answers = score(
-            loaded.model,
-            rows,
-            pad_id=tokenizer.pad_token_id,
-            batch_size=per_batch,
-            on_batch=progress("perplexity", len(rows)),
-        )
+        answers = score(loaded, rows, per_batch, progress("perplexity", len(rows)))
         return [
             {
                 "id": f"text-{i}",
@@ -133,13 +127,7 @@ class Capability:
         )
         answers = generated if dense_answers is None else [tuple(s["answer_ids"]) for s in dense_answers]
         rows = [Row(prompt, (answer,)) for prompt, answer in zip(encoded, answers, strict=True)]
-        scored = score(
-            loaded.model,
-            rows,
-            pad_id=tokenizer.pad_token_id,
-            batch_size=self.batch_size,
-            on_batch=progress("neutral drift", len(rows)),
-        )
+        scored = score(loaded, rows, self.batch_size, progress("neutral drift", len(rows)))
         samples = []
         for i, (prompt, answer, first_tokens, (likelihood,)) in enumerate(
             zip(prompts, answers, generated, scored, strict=True)

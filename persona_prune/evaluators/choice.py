@@ -12,7 +12,7 @@ from persona_prune.models.chat_text import answer_lead, chat_prompt, encode_answ
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.pair_files import embedded_pairs, read_pairs
 from persona_prune.personas.pairs import Pair, normalise
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 from persona_prune.personas.splits import Split, part_of
 
 _BY_PART = ("accuracy", "accuracy_norm", "margin")
@@ -50,20 +50,20 @@ class Choice:
         if self.split is not None and self.path is None:
             raise ValueError("split takes a part of a file: give evaluator.choice.path, or leave it null")
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError or OSError if the pairs cannot be read."""
         self._pairs(persona)
 
-    def prompts(self, persona: Persona | Mix) -> set[str]:
+    def prompts(self, persona: AnyPersona) -> set[str]:
         """Return the normalised prompts of the test pairs."""
         return {normalise(pair.prompt) for _, pair in self._pairs(persona)}
 
-    def identity(self, persona: Persona | Mix) -> object:
+    def identity(self, persona: AnyPersona) -> object:
         """Return batch size and pairs."""
         return [self.batch_size, [[who, p.prompt, p.matching, p.not_matching] for who, p in self._pairs(persona)]]
 
     def evaluate(
-        self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
+        self, loaded: LoadedModel, persona: AnyPersona, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Score every pair; see the class for the metrics."""
         from persona_prune.evaluators.lm_eval_bridge import multiple_choice
@@ -97,7 +97,7 @@ class Choice:
                     values |= {f"{key}_{part.shown}": values[key] if part.shown == who else None for key in _BY_PART}
         return EvalResult(samples)
 
-    def _pairs(self, persona: Persona | Mix) -> list[tuple[str, Pair]]:
+    def _pairs(self, persona: AnyPersona) -> list[tuple[str, Pair]]:
         """Return the pairs, each with the name of the persona it shows."""
         if self.path is None:
             parts = [part for part, _ in persona.parts]

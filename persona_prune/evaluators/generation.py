@@ -25,7 +25,7 @@ from persona_prune.models.rows import Row
 from persona_prune.models.sources import HubModel
 from persona_prune.personas.pair_files import embedded_pairs, read_prompts
 from persona_prune.personas.pairs import Pair, normalise
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 
 _JUDGE_PROMPT = """{poles}
 
@@ -81,7 +81,7 @@ class Generation:
     judge: str | None
     batch_size: PositiveInt
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError or OSError if the prompts cannot be read, or the judge is a path where nothing is."""
         self._items(persona)
         if self.judge is not None and self.judge.startswith(("/", ".", "~")):
@@ -89,11 +89,11 @@ class Generation:
             if not directory.exists():
                 raise FileNotFoundError(f"judge: no model at {directory}")
 
-    def prompts(self, persona: Persona | Mix) -> set[str]:
+    def prompts(self, persona: AnyPersona) -> set[str]:
         """Return the normalised prompts."""
         return {normalise(item.prompt) for item in self._items(persona)}
 
-    def identity(self, persona: Persona | Mix) -> object:
+    def identity(self, persona: AnyPersona) -> object:
         """Return settings, prompts, the answers they are compared with, and the poles that the judge is told."""
         items = self._items(persona)
         sampling = [self.samples, self.temperature, self.top_p, self.seed] if self.samples else None
@@ -104,7 +104,7 @@ class Generation:
         return [self.batch_size, self.max_new_tokens, sampling, asked, judged]
 
     def evaluate(
-        self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
+        self, loaded: LoadedModel, persona: AnyPersona, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Answer every prompt; see the class for the metrics."""
         # First, so that a judge that can't be loaded costs no answers.
@@ -133,7 +133,7 @@ class Generation:
             samples.append(sample | {"values": _of_prompt(values[i * size : (i + 1) * size])})
         return EvalResult(samples)
 
-    def _items(self, persona: Persona | Mix) -> "list[_Item]":
+    def _items(self, persona: AnyPersona) -> "list[_Item]":
         if self.prompts_path is not None:
             path = Path(self.prompts_path).expanduser()
             if not path.is_file():
@@ -183,7 +183,7 @@ class Generation:
 class _Item:
     """A prompt, who is to answer it, and the two answers to compare with, if there are any."""
 
-    who: Persona | Mix
+    who: AnyPersona
     prompt: str
     pair: Pair | None
 
@@ -266,7 +266,7 @@ def _load_judge(path: str) -> LoadedModel:
         ) from error
 
 
-def _poles(who: Persona | Mix) -> tuple[str, str, str]:
+def _poles(who: AnyPersona) -> tuple[str, str, str]:
     """Return the names of persona and opposite as it is turned, and a line about them."""
     name = who.name.replace("_", " ")
     opposite = who.opposite.replace("_", " ") if who.opposite else f"not {name}"
@@ -292,6 +292,6 @@ def _judged(
             context = chat_prompt(judge.tokenizer, question)
             letters = [encode_answer(judge.tokenizer, context, lead + letter) for letter in "AB"]
             rows.append(Row(letters[0][0], (letters[0][1], letters[1][1])))
-    scored = score(judge.model, rows, pad_id=judge.tokenizer.pad_token_id, batch_size=batch_size, on_batch=on_batch)
+    scored = score(judge, rows, batch_size, on_batch)
     says_a = [float(expit((a.log_probs.double().sum() - b.log_probs.double().sum()).item())) for a, b in scored]
     return [(own_first + 1.0 - own_last) / 2 for own_first, own_last in zip(says_a[::2], says_a[1::2], strict=True)]

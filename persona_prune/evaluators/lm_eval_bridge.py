@@ -42,6 +42,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         """Wrap ``loaded``; ``begin(total)`` is called before every pass and returns what is told of every batch."""
         super().__init__(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size)
         self._begin = begin
+        self._loaded = loaded
         self._before = loaded.before
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -82,14 +83,9 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             for part in _parts(numbers, [len(requests[number][2]) for number in numbers])
         ]
         rows = [Row(prompt, tuple(tuple(requests[n][2]) for n in numbers)) for prompt, numbers in options]
-        answers = score(
-            self.model,
-            rows,
-            pad_id=self.tokenizer.pad_token_id,
-            batch_size=override_bs or int(self.batch_size),
-            # Running text comes in many small calls, whose caller keeps the bar.
-            on_batch=self._begin(len(rows)) if override_bs is None else lambda rows_done: None,
-        )
+        # Running text comes in many small calls, whose caller keeps the bar.
+        advance = self._begin(len(rows)) if override_bs is None else lambda rows_done: None
+        answers = score(self._loaded, rows, override_bs or int(self.batch_size), advance)
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for (_, numbers), row_answers in zip(options, answers, strict=True):
             for number, answer in zip(numbers, row_answers, strict=True):

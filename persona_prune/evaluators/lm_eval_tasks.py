@@ -19,7 +19,7 @@ from persona_prune.common.validation import STRICT, PositiveInt
 from persona_prune.evaluators.results import EvalResult
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.pairs import normalise
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class LMEval:
     limit: PositiveInt | None
     batch_size: PositiveInt
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError or OSError if a task is not known, can't be had with its data, or shows the other pole."""
         polar = [task for task in self.tasks or [] if task in _POLAR]
         if persona.flip and polar:
@@ -66,16 +66,16 @@ class LMEval:
             )
         self._load(persona)
 
-    def prompts(self, persona: Persona | Mix) -> set[str]:
+    def prompts(self, persona: AnyPersona) -> set[str]:
         """Return the normalised questions of all documents."""
         return set(self._load(persona).prompts)
 
-    def identity(self, persona: Persona | Mix) -> object:
+    def identity(self, persona: AnyPersona) -> object:
         """Return settings and a hash of everything that is asked."""
         return [self.apply_chat_template, self.batch_size, self._load(persona).digest]
 
     def evaluate(
-        self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
+        self, loaded: LoadedModel, persona: AnyPersona, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Run the tasks; see the class for the metrics."""
         from persona_prune.evaluators.lm_eval_bridge import run_tasks
@@ -100,7 +100,7 @@ class LMEval:
             metrics |= _aggregated(name, results["results"].get(name, {}))
         return EvalResult(samples, metrics)
 
-    def _load(self, persona: Persona | Mix) -> "_Loaded":
+    def _load(self, persona: AnyPersona) -> "_Loaded":
         names = tuple(self.tasks) if self.tasks is not None else _own_tasks(persona)
         directory = None if self.include_path is None else Path(self.include_path).expanduser()
         if directory is not None and not directory.is_dir():
@@ -218,7 +218,7 @@ def _no_data(name: str, datasets: list[str], error: Exception) -> ValueError | O
     return ValueError(f"task {name}{data}: {kind}{told}")
 
 
-def _own_tasks(persona: Persona | Mix) -> tuple[str, ...]:
+def _own_tasks(persona: AnyPersona) -> tuple[str, ...]:
     """Return the names of the persona's tasks; a flipped one asks for its opposite."""
     names = [part.opposite if part.flip else part.name for part, _ in persona.parts]
     tasks = [f"persona_{name}" for name in names]

@@ -12,7 +12,7 @@ from persona_prune.models.chat_text import answer_lead, chat_prompt, encode_answ
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.pair_files import EMBEDDED
 from persona_prune.personas.pairs import Question, normalise
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 from persona_prune.personas.public_formats import Format
 from persona_prune.personas.public_sets import read_questions, shows_opposite
 from persona_prune.personas.question_files import read_own
@@ -59,20 +59,20 @@ class MultipleChoice:
                 f"{', '.join(given)}: of a public set, but which? give evaluator.multiple_choice.format=..., too"
             )
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError or OSError if the questions cannot be read."""
         self._questions(persona)
 
-    def prompts(self, persona: Persona | Mix) -> set[str]:
+    def prompts(self, persona: AnyPersona) -> set[str]:
         """Return the normalised prompts of the questions."""
         return {normalise(question.prompt) for question in self._questions(persona)}
 
-    def identity(self, persona: Persona | Mix) -> object:
+    def identity(self, persona: AnyPersona) -> object:
         """Return batch size and questions."""
         return [self.batch_size, [[q.prompt, q.options, q.answer] for q in self._questions(persona)]]
 
     def evaluate(
-        self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
+        self, loaded: LoadedModel, persona: AnyPersona, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Score every option of every question; see the class for the metrics."""
         from persona_prune.evaluators.lm_eval_bridge import multiple_choice
@@ -89,7 +89,7 @@ class MultipleChoice:
             samples.append({"id": number, **_sample(question, total, tokens)})
         return EvalResult(samples)
 
-    def _questions(self, persona: Persona | Mix) -> list[Question]:
+    def _questions(self, persona: AnyPersona) -> list[Question]:
         if self.format is None:
             path = Path(self.path).expanduser() if self.path else _embedded(persona)
             questions = read_own(path, persona.name)
@@ -111,7 +111,7 @@ class MultipleChoice:
         return chosen
 
 
-def _embedded(persona: Persona | Mix) -> Path:
+def _embedded(persona: AnyPersona) -> Path:
     path = EMBEDDED / str(persona.pairs) / "role_questions.jsonl"
     if not path.is_file():
         raise ValueError(f"persona {persona.name} has no embedded questions: give evaluator.multiple_choice.path=FILE")

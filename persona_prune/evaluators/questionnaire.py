@@ -14,14 +14,14 @@ from persona_prune.common.validation import STRICT, PositiveInt
 from persona_prune.evaluators.questionnaires.answers import parse_answer
 from persona_prune.evaluators.questionnaires.big_five import Sex, ipip_neo_120, norms
 from persona_prune.evaluators.questionnaires.inventory import SIXTEEN_TYPES, Inventory, Item, read_inventory
-from persona_prune.evaluators.questionnaires.reliability import Floats
 from persona_prune.evaluators.questionnaires.scoring import Spoken, item_samples, type_letters, whole_metrics
 from persona_prune.evaluators.results import EvalResult
+from persona_prune.evaluators.statistics import Floats
 from persona_prune.models.chat_text import answer_lead, chat_prompt
 from persona_prune.models.generation import greedy_answers
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.pairs import normalise
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 
 log = logging.getLogger(__name__)
 
@@ -81,16 +81,16 @@ class Questionnaire:
             if sorted(_PLACEHOLDER.findall(template)) != ["item", "options"]:
                 raise ValueError(f"a template needs {{item}} and {{options}} once each, got {template!r}")
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError or OSError if the questionnaire cannot be read."""
         self._inventory()
 
-    def prompts(self, persona: Persona | Mix) -> set[str]:
+    def prompts(self, persona: AnyPersona) -> set[str]:
         """Return the normalised statements, bare and as they are asked."""
         inventory = self._inventory()
         return {normalise(text) for text in (*self._prompts(inventory), *(item.text for item in inventory.items))}
 
-    def identity(self, persona: Persona | Mix) -> object:
+    def identity(self, persona: AnyPersona) -> object:
         """Return settings, items and poles; the persona does not matter."""
         inventory = self._inventory()
         items = [[item.text, item.scale, item.key, list(item.options)] for item in inventory.items]
@@ -100,7 +100,7 @@ class Questionnaire:
         return [settings, generated, self.templates, self.path or self.name, items, poles]
 
     def evaluate(
-        self, loaded: LoadedModel, persona: Persona | Mix, dense: EvalResult | None, progress: Progress
+        self, loaded: LoadedModel, persona: AnyPersona, dense: EvalResult | None, progress: Progress
     ) -> EvalResult:
         """Ask every item; see the class for the metrics."""
         inventory = self._inventory()

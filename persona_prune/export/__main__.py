@@ -26,7 +26,6 @@ from persona_prune.common.text_files import write_text
 from persona_prune.common.validation import Fraction
 from persona_prune.export.model_card import Exported, model_card
 from persona_prune.masks.applying import check_fits, check_gamma, dropped_positions, gated, weights_at, write_weights
-from persona_prune.models.loaded import maskable_linears
 from persona_prune.models.sources import ModelSpec
 from persona_prune.saved.persona import SavedPersona
 from persona_prune.saved.rebuilt_run import model_of
@@ -65,7 +64,7 @@ def export_checkpoint(
     check_gamma(factor)
     _check_free(output_dir)
     loaded = spec.load()
-    mask = persona.mask(maskable_linears(loaded.model))
+    mask = persona.mask(loaded.linears)
     for name, module in check_fits(loaded.model, mask, loaded.fingerprint).items():
         positions = dropped_positions(mask, name, module.weight.device)
         write_weights(module, positions, gated(weights_at(module, positions), factor))

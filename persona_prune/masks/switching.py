@@ -62,7 +62,7 @@ _DECIMALS = 6  # of a mix's factors: shares that add up to one drop a weight, wh
 DENSE = Voice({}, {})
 """The model as it was loaded."""
 
-Positions = Mapping[str, Tensor]
+DroppedPositions = Mapping[str, Tensor]
 """Linear name -> int32 ``[dropped]``, ascending positions in the flattened weight, on the weight's device."""
 
 
@@ -278,7 +278,7 @@ class PersonaSwitcher:
             self._restore_one(layer, linear)
         self._factor_of_common = 1.0
 
-    def _positions(self, masks: Mapping[str, Mask]) -> tuple[Positions, Mapping[str, Positions]]:
+    def _positions(self, masks: Mapping[str, Mask]) -> tuple[DroppedPositions, Mapping[str, DroppedPositions]]:
         """Return what all masks drop, and what each one drops beside."""
         common: dict[str, Tensor] = {}
         rest: dict[str, dict[str, Tensor]] = {name: {} for name in masks}

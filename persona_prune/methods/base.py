@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -33,6 +33,8 @@ class Layer:
 class Method(Protocol):
     """What a YAML in ``conf/method`` builds: a `selection.Selection` that can score."""
 
+    is_control: ClassVar[bool]
+
     @property
     def name(self) -> str:
         """The method's name."""
@@ -45,6 +47,17 @@ class Method(Protocol):
     def gamma(self) -> float:
         """What dropped weights are multiplied with (equation 7)."""
 
+    @property
+    def disjoint(self) -> bool:
+        """Whether the masks of the two poles exclude each other."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The statistics that `score` reads, as ``target.mean_abs``; a test holds it against what is read."""
+
+    def block(self, columns: int) -> int:
+        """Return the width of the blocks of columns that each keep the same share."""
+
     def sparsity_of(self, linear: str) -> float:
         """Share of every row of one Linear to drop."""
 
@@ -55,6 +68,10 @@ class Method(Protocol):
 @pydantic_dataclass(frozen=True, kw_only=True, config=STRICT)
 class NoMask:
     """Leave the model as it is (``method=none``): only the dense model is evaluated."""
+
+    uses_pairs: ClassVar[bool] = False
+    uses_validation: ClassVar[bool] = False
+    is_control: ClassVar[bool] = False
 
     name: Name
 
@@ -69,7 +86,7 @@ def tie_rule(method: Method, layer: Layer) -> TieBreak:
 
     Controls know nothing of the persona, so for them it is the lower column alone.
     """
-    if getattr(method, "is_control", False):
+    if method.is_control:
         return lambda rows: torch.zeros_like(layer.weight[rows])
     return lambda rows: wanda_importance(layer.weight[rows], layer.target.mean_abs)
 
@@ -117,8 +134,8 @@ def _keep_both(method: Method, layer: Layer) -> tuple[Tensor, Tensor]:
     sparsity = method.sparsity_of(layer.name)
     scores = [method.score(side) for side in (layer, mirrored)]
     ties = [tie_rule(method, side) for side in (layer, mirrored)]
-    if getattr(method, "assignment", "independent") == "disjoint":
+    if method.disjoint:
         return disjoint_top_k(scores[0], scores[1], ties[0], ties[1], sparsity)
-    block = getattr(method, "block_columns", None) or layer.weight.shape[1]
+    block = method.block(layer.weight.shape[1])
     first, second = (block_top_k(s, t, sparsity, block) for s, t in zip(scores, ties, strict=True))
     return first, second

@@ -18,6 +18,11 @@ class ContrastiveSparse(ContrastiveSelection):
 
     damping: Damping
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The statistics that the scores read."""
+        return ("target.mean_square", "contrast.mean_square")
+
     def score(self, layer: Layer) -> Tensor:
         """Return the scores of equation 9, ``[out_features, in_features]``."""
         target = sparse_importance(layer.weight, layer.target, self.damping)

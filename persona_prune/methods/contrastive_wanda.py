@@ -26,6 +26,13 @@ class ContrastiveWanda(ContrastiveSelection):
     phi: Literal["relu", "softplus"]
     statistic: Literal["token", "sequence"]
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The statistics that the scores read."""
+        token = self.statistic == "token"
+        fields = ("mean_abs", "mean_square") if token else ("sequence_mean", "sequence_variance")
+        return tuple(f"{pole}.{field}" for pole in ("target", "contrast") for field in fields)
+
     def score(self, layer: Layer) -> Tensor:
         """Return the scores of equation 8, ``[out_features, in_features]``."""
         target, contrast = layer.target, layer.contrast

@@ -19,6 +19,11 @@ class Magnitude(Selection):
 
     is_control: ClassVar[bool] = True
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The statistics that the scores read."""
+        return ()
+
     def score(self, layer: Layer) -> Tensor:
         """Return the scores, ``[out_features, in_features]``."""
         return layer.weight.abs()

@@ -20,6 +20,11 @@ class Random(Selection):
 
     seed: int
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The statistics that the scores read."""
+        return ()
+
     def score(self, layer: Layer) -> Tensor:
         """Return uniform scores that depend on the seed and the Linear's name only, ``[out_features, in_features]``."""
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{layer.name}".encode()))

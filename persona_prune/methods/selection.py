@@ -3,14 +3,14 @@
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from persona_prune.common.validation import STRICT, Fraction, Name
+from persona_prune.models.layers import place
 
-_MODULES = {"attention": r"attn|attention", "mlp": r"mlp|feed_forward|ffn"}
 _OVERRIDE = re.compile(
     r"(?P<module>layers|attention|mlp)(?:\.(?P<first>\d+)(?:-(?P<last>\d+))?)?:(?P<sparsity>\d*\.?\d+)"
 )
@@ -34,14 +34,30 @@ class Selection:
         name: the method's name.
         sparsity: share of every row that is dropped.
         gamma: what dropped weights are multiplied with (equation 7).
+        uses_pairs: whether pairs go into it.
+        uses_validation: whether its settings are chosen on pairs of their own.
+        is_control: whether it knows nothing of the persona.
         overrides: other sparsities, as ``module:sparsity``, where module is ``attention``, ``mlp``, ``layers.0-9`` or
             ``mlp.3``; the last match wins.
     """
+
+    uses_pairs: ClassVar[bool] = True
+    uses_validation: ClassVar[bool] = False
+    is_control: ClassVar[bool] = False
 
     name: Name
     sparsity: Fraction
     gamma: Fraction
     overrides: Annotated[list[str], AfterValidator(_checked)]
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether the masks of the two poles exclude each other."""
+        return False
+
+    def block(self, columns: int) -> int:
+        """Return the width of the blocks of columns that each keep the same share: the whole row."""
+        return columns
 
     def shared(self, share: float) -> Self:
         """Return the same method for a part of a mix, with ``share`` of what may be dropped."""
@@ -74,12 +90,17 @@ class ContrastiveSelection(Selection):
 
     assignment: Literal["independent", "disjoint"]
 
+    @property
+    def disjoint(self) -> bool:
+        """Whether they do."""
+        return self.assignment == "disjoint"
+
 
 def _matches(match: re.Match[str], linear: str) -> bool:
-    if match["module"] != "layers" and not re.search(_MODULES[match["module"]], linear):
+    where = place(linear)
+    if match["module"] not in ("layers", where.block.casefold()):
         return False
     if match["first"] is None:
         return True
-    numbers = re.findall(r"\.(\d+)\.", linear)
     last = match["last"] or match["first"]
-    return bool(numbers) and int(match["first"]) <= int(numbers[0]) <= int(last)
+    return where.layer is not None and int(match["first"]) <= where.layer <= int(last)

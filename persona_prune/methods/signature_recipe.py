@@ -6,7 +6,6 @@ input of a layer, instead of a bit for every weight.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +63,7 @@ class SignatureRecipe:
         ):
             raise ValueError("the persona file is for another model: its Linears are not those of this one")
         shapes = {name: (module.out_features, module.in_features) for name, module in linears.items()}
-        if getattr(self.method, "assignment", None) == "disjoint":
+        if self.method.disjoint:
             target, contrast = (self._signature(pole) for pole in ("target", "contrast"))
             bits = build_masks(linears, self.method, target, contrast, {})[0].bits
         else:
@@ -80,7 +79,7 @@ class SignatureRecipe:
             score = wanda_importance(weight, self.vectors[_GATE][self.leader[name]])
         else:
             score = self.method.score(layer)
-        block = getattr(self.method, "block_columns", None) or weight.shape[1]
+        block = self.method.block(weight.shape[1])
         return block_top_k(score, tie_rule(self.method, layer), self.method.sparsity_of(name), block)
 
     def _statistics(self, pole: str, leader: str) -> Statistics:
@@ -120,26 +119,13 @@ def recipe_of(
     return SignatureRecipe(method, vectors, target.leader, target.model_fingerprint, description)
 
 
-class _Watched:
-    """Statistics that remember which of them were read."""
-
-    def __init__(self) -> None:
-        self.read: set[str] = set()
-
-    def __getattr__(self, name: str) -> Tensor:
-        self.read.add(name)
-        return torch.ones(1)
-
-
 def statistics_read(method: Method) -> set[str]:
     """Return the keys of ``vectors`` that the persona's mask depends on; `base.tie_rule` may read ``mean_abs``."""
-    disjoint = getattr(method, "assignment", None) == "disjoint"
-    if isinstance(method, ContrastiveWanda) and not disjoint:
+    if isinstance(method, ContrastiveWanda) and not method.disjoint:
         return {_GATE, "target.mean_abs"}
-    poles = {"target": _Watched(), "contrast": _Watched()}
-    own, other = (cast(Statistics, watched) for watched in poles.values())
-    method.score(Layer("", torch.ones(1, 1), own, other))
-    read = {f"{pole}.{field}" for pole, watched in poles.items() for field in watched.read} | {"target.mean_abs"}
-    if disjoint:
-        read |= {f"{pole}.{key.partition('.')[2]}" for key in read for pole in poles}
-    return read
+    read = {*method.reads, "target.mean_abs"}
+    return (
+        {f"{pole}.{key.partition('.')[2]}" for key in read for pole in ("target", "contrast")}
+        if method.disjoint
+        else read
+    )

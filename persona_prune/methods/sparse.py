@@ -36,6 +36,15 @@ class Sparse(Selection):
     damping: Damping
     block_columns: PositiveInt | None
 
+    def block(self, columns: int) -> int:
+        """Return the width of the blocks of columns that each keep the same share."""
+        return self.block_columns or columns
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The statistics that the scores read."""
+        return ("target.mean_square",)
+
     def score(self, layer: Layer) -> Tensor:
         """Return the scores, ``[out_features, in_features]``."""
         return sparse_importance(layer.weight, layer.target, self.damping)

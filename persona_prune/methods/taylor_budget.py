@@ -66,8 +66,7 @@ class Budget:
 
     def _on_pairs(self) -> tuple[float, float]:
         """Return the log-probability per token of the persona's own answers, and the objective; means over pairs."""
-        pad = self._loaded.tokenizer.pad_token_id
-        answers = score(self._loaded.model, self._pairs, pad_id=pad, batch_size=self._batch_size)
+        answers = score(self._loaded, self._pairs, self._batch_size)
         objective = self._objective(range(len(answers)), answers).item() / len(answers)
         return mean_log_prob(answers), objective
 

@@ -27,7 +27,7 @@ from persona_prune.methods.contrastive_taylor import (
 )
 from persona_prune.methods.low_rank_recipe import Recipe, Round, as_stored, damage_as_stored, scores
 from persona_prune.methods.taylor_budget import Budget, largest_allowed
-from persona_prune.models.loaded import LoadedModel, maskable_linears
+from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.rows import Row, pair_rows
 from persona_prune.personas.pairs import Pair, normalise
 
@@ -104,7 +104,7 @@ class GradientBuilder:
         }
         self._damage = {name: damage_as_stored(d) for name, d in rounded.items()} if method.rank else rounded
         self._batch_size, self._max_tokens = batch_size, max_tokens
-        self._linears = maskable_linears(loaded.model)
+        self._linears = loaded.linears
 
     def build(self, pairs: Sequence[Pair], label: str, description: Mapping[str, object]) -> GradientMask:
         """Return the mask towards ``matching`` of ``pairs``, whose order does not matter, and its ``build_s``."""
@@ -196,45 +196,62 @@ class GradientBuilder:
 
         Each gradient in ``found`` is let go as soon as it is scored: together they take as much memory as the scores.
         """
-        method = self._method
-
-        def more(of: float) -> int:
-            return int(of * number / self._rounds + 1e-9) - int(of * (number - 1) / self._rounds + 1e-9)
-
         scored = {
             name: self._scores(name, module, found.pop(name), dropped[name]) for name, module in self._linears.items()
         }
-        if method.allocation == "row":
-            after = {
-                name: drop_best(score, dropped[name], more(method.sparsity_of(name) * score.shape[1]))
-                for name, score in scored.items()
-            }
-            return after, 0.0
-        total = sum(score.numel() for score in scored.values())
-        count = min(more(method.sparsity * total), sum(int((score > 0).sum()) for score in scored.values()))
+        if self._method.allocation == "row":
+            return self._drop_by_row(scored, dropped, number), 0.0
+        count = min(
+            self._more(self._method.sparsity * sum(score.numel() for score in scored.values()), number),
+            sum(int((score > 0).sum()) for score in scored.values()),
+        )
         threshold = threshold_of_best(scored.values(), count)
         if budget is None:
             return {name: dropped[name] | (score > threshold) for name, score in scored.items()}, threshold
-        best = _Step(budget.reached, 0.0, torch.inf, dropped)
-        # A smaller share has a higher threshold, so its search need not look at the rest.
-        ahead = torch.cat([score[score > threshold] for score in scored.values()])
-
-        def allowed(share: float) -> bool:
-            nonlocal best
-            candidate = max(threshold, threshold_of_best([ahead], int(share * count)))
-            tried = {name: dropped[name] | (score > candidate) for name, score in scored.items()}
-            with self._applied(self._mask(tried, description)):
-                objective = budget.gained()
-            if objective is not None and objective > best.objective:
-                best = _Step(objective, share, candidate, tried)
-            return objective is not None
-
-        if not allowed(1.0):
-            largest_allowed(allowed)
+        best = self._best_step(scored, dropped, threshold, count, budget, description)
         level = logging.INFO if best.share else logging.WARNING
         log.log(level, "round %d: takes %.1f%% of its drops", number, 100 * best.share)
         budget.reached = best.objective
         return best.dropped, best.threshold
+
+    def _more(self, of: float, number: int) -> int:
+        """Return round ``number``'s part of ``of`` drops."""
+        return int(of * number / self._rounds + 1e-9) - int(of * (number - 1) / self._rounds + 1e-9)
+
+    def _drop_by_row(
+        self, scored: Mapping[str, Tensor], dropped: Mapping[str, Tensor], number: int
+    ) -> dict[str, Tensor]:
+        return {
+            name: drop_best(score, dropped[name], self._more(self._method.sparsity_of(name) * score.shape[1], number))
+            for name, score in scored.items()
+        }
+
+    def _best_step(
+        self,
+        scored: Mapping[str, Tensor],
+        dropped: dict[str, Tensor],
+        threshold: float,
+        count: int,
+        budget: Budget,
+        description: Mapping[str, object],
+    ) -> _Step:
+        """Return the step with the largest objective among those tried on the way to the largest one allowed."""
+        # A smaller share has a higher threshold, so its search need not look at the rest.
+        ahead = torch.cat([score[score > threshold] for score in scored.values()])
+        tried: list[_Step] = [_Step(budget.reached, 0.0, torch.inf, dropped)]
+
+        def allowed(share: float) -> bool:
+            candidate = max(threshold, threshold_of_best([ahead], int(share * count)))
+            after = {name: dropped[name] | (score > candidate) for name, score in scored.items()}
+            with self._applied(self._mask(after, description)):
+                objective = budget.gained()
+            if objective is not None and objective > tried[0].objective:
+                tried[0] = _Step(objective, share, candidate, after)
+            return objective is not None
+
+        if not allowed(1.0):
+            largest_allowed(allowed)
+        return tried[0]
 
     def _scores(self, name: str, module: nn.Linear, gradient: Tensor | LowRank, dropped: Tensor) -> Tensor:
         weight = module.weight.detach().float().cpu()

@@ -20,6 +20,11 @@ class Wanda(Selection):
 
     statistic: Literal["mean_abs", "l2"]
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The statistics that the scores read."""
+        return ("target.mean_abs" if self.statistic == "mean_abs" else "target.mean_square",)
+
     def score(self, layer: Layer) -> Tensor:
         """Return the scores of equation 3, ``[out_features, in_features]``."""
         target = layer.target

@@ -42,7 +42,7 @@ class Query:
     stop: tuple[str, ...]
 
 
-class Answer:
+class Completion:
     """An answer that grows by one token at a time.
 
     Attributes:
@@ -83,13 +83,13 @@ class Answer:
         return piece
 
 
-class Batch:
+class DecodingBatch:
     """Answers that grow together, on one key-value cache; left-padded.
 
     A cache belongs to the weights it was computed with: between two steps they may be others, during a step not.
     """
 
-    def __init__(self, loaded: LoadedModel, answers: Sequence[Answer]) -> None:
+    def __init__(self, loaded: LoadedModel, answers: Sequence[Completion]) -> None:
         self.answers = list(answers)
         self._model = loaded.model
         self._cache = DynamicCache(config=loaded.model.config)
@@ -101,7 +101,7 @@ class Batch:
         self._attention = torch.tensor(attention, device=self._model.device)
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[Answer, str]]:
+    def step(self) -> list[tuple[Completion, str]]:
         """Add one token to every answer; return the answers with their new text and drop those that are finished.
 
         Raises:
@@ -121,7 +121,7 @@ class Batch:
         return pieces
 
     @torch.inference_mode()
-    def retain(self, wanted: Callable[[Answer], bool]) -> None:
+    def retain(self, wanted: Callable[[Completion], bool]) -> None:
         """Drop the answers that are not ``wanted``, and with them their part of the cache."""
         kept = [i for i, answer in enumerate(self.answers) if wanted(answer)]
         if len(kept) == len(self.answers):
@@ -139,7 +139,7 @@ class Batch:
                 layer.keys, layer.values = layer.keys[..., padding:, :], layer.values[..., padding:, :]
 
     @torch.inference_mode()
-    def join(self, other: "Batch") -> bool:
+    def join(self, other: "DecodingBatch") -> bool:
         """Take over the answers of a batch of the same weights, both at least one step old; return whether that worked.
 
         It doesn't for models with caches other than plain keys and values, such as those with a sliding window.

@@ -22,7 +22,7 @@ def place(name: str) -> Place:
     words = [component for component in components if not component.isdigit()]
     if any("attn" in word or "attention" in word for word in words):
         block = "attention"
-    elif any(word in ("mlp", "ffn", "feed_forward") for word in words):
+    elif any(part in word for word in words for part in ("mlp", "ffn", "feed_forward")):
         block = "MLP"
     else:
         block = "other"

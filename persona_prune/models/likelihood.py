@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import DynamicCache
 
+from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.rows import Batch, Row, batches, pack
 
 PIECE = 64  # so many rows of logits stay in the processor's cache
@@ -129,19 +130,18 @@ class _LabelLogProbs(torch.autograd.Function):
 
 @torch.inference_mode()
 def score(
-    model: Any,
+    loaded: LoadedModel,
     rows: Sequence[Row],
-    *,
-    pad_id: int,
     batch_size: int,
     on_batch: Callable[[int], object] = lambda rows_done: None,
 ) -> list[list[Answer]]:
     """Return the `Answer` (on the CPU) of each row and branch, in the order of ``rows``."""
     results: list[list[Answer]] = [[] for _ in rows]
+    model = loaded.model
     shared, rows = split_prefix(model, rows)
     prefix = Prefix(model, shared) if shared else None
     for indices in batches(rows, batch_size):
-        batch = pack([rows[i] for i in indices], pad_id, model.device)
+        batch = pack([rows[i] for i in indices], loaded.pad_id, model.device)
         scored = branch_answers(forward(model, batch, prefix), batch)
         for i, answers in zip(indices, scored, strict=True):
             results[i] = [Answer(a.log_probs.cpu(), a.likeliest.cpu()) for a in answers]

@@ -38,6 +38,16 @@ class LoadedModel:
     before: Callable[[str], Sequence[Message]] = no_context
 
     @property
+    def linears(self) -> dict[str, nn.Linear]:
+        """What a mask may touch: see `maskable_linears`."""
+        return maskable_linears(self.model)
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills rows up to the same length."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
     def arithmetic(self) -> str:
         """What results of the same maskable weights still depend on. Part of every cache key.
 
@@ -46,7 +56,7 @@ class LoadedModel:
         """
         device = self.model.device
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        masked = {id(module.weight) for module in maskable_linears(self.model).values()}
+        masked = {id(module.weight) for module in self.linears.values()}
         others = [(name, parameter) for name, parameter in self.model.named_parameters() if id(parameter) not in masked]
         message = [{"role": "user", "content": "Who are you?"}]
         text = self.tokenizer.apply_chat_template(message, tokenize=False, enable_thinking=False)

@@ -6,6 +6,7 @@ import io
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,14 @@ class ModelSpec(Protocol):
 
     name: Name
 
+    @property
+    def stamp(self) -> object:
+        """What tells a changed model from the one it was, as JSON values; None where it can't change."""
+
+    @property
+    def source(self) -> Mapping[str, str]:
+        """Where the weights come from, as configured."""
+
     def load(self) -> LoadedModel:
         """Load the model; raise OSError or ValueError in one line if it cannot be had."""
 
@@ -59,6 +68,11 @@ class HubModel:
         """What tells a changed model from the one it was (`directory_stamp`)."""
         return directory_stamp(self.path)
 
+    @property
+    def source(self) -> Mapping[str, str]:
+        """The path, and the revision if one is given."""
+        return {"path": self.path, **({"revision": self.revision} if self.revision is not None else {})}
+
     def load(self) -> LoadedModel:
         """Load the model and its tokenizer."""
         device = pick_device(self.device)
@@ -81,12 +95,27 @@ class HubModel:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class WheelModel:
-    """A model that an installed Python package carries as GGUF, dequantised once into the cache directory."""
+class _Packaged:
+    """A model that comes with an installed Python package."""
 
     name: Name
     package: str
     distribution: str
+
+    @property
+    def stamp(self) -> None:
+        """A package's model doesn't change."""
+
+    @property
+    def source(self) -> Mapping[str, str]:
+        """The package, and the distribution that brings it."""
+        return {"package": self.package, "distribution": self.distribution}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class WheelModel(_Packaged):
+    """A model that an installed Python package carries as GGUF, dequantised once into the cache directory."""
+
     dtype: DType
     device: str
 
@@ -99,12 +128,9 @@ class WheelModel:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class RandomModel:
+class RandomModel(_Packaged):
     """A small Llama with seeded random weights and the tokenizer of an embedded model: for tests, not for results."""
 
-    name: Name
-    package: str
-    distribution: str
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
     layers: PositiveInt

@@ -133,6 +133,10 @@ class Mix:
         raise ValueError(f"persona {self.name} takes the embedded pairs of its parts: a pair file can't be divided")
 
 
+AnyPersona = Persona | Mix
+"""Who the model is to become: one persona, or several at once."""
+
+
 def about(name: str, description: str, *, flip: bool) -> str:
     """Return what is said of a persona: its description, or, where it is flipped, what it is the opposite of."""
     return f"The opposite of {name}: {description}".strip() if flip else description

@@ -15,7 +15,7 @@ _CHOICES = re.compile(r"\s*(?:Choices:)?\s*^\s*\(A\)", re.MULTILINE)
 _CHOICE = re.compile(r"^\s*(\([A-Z]\))\s*(.*?)\s*(?=^\s*\([A-Z]\)|\Z)", re.MULTILINE | re.DOTALL)
 
 
-class Row(NamedTuple):
+class SourceRow(NamedTuple):
     """One row of a file: where it stands (for messages), its columns, and the number of its file."""
 
     where: str
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 Found = list[tuple[str, Question]]  # questions, each with the place it was read from
 
 
-def ai_persona(rows: Iterable[Row], name: str) -> Found:
+def ai_persona(rows: Iterable[SourceRow], name: str) -> Found:
     """Parse ``prompt``, ``matching``, ``not_matching``, such as AI Persona.
 
     In its ``data/power-seeking/train.csv`` of github.com/CaoYuanpu/BiPO the first column is called ``question``.
@@ -38,8 +38,8 @@ def ai_persona(rows: Iterable[Row], name: str) -> Found:
     ]
 
 
-def machine_mindset(rows: Sequence[Row], name: str) -> Found:
-    """Parse one file of pairs as `ai_persona`, or join a file for each pole (`Row.file` 0 and 1).
+def machine_mindset(rows: Sequence[SourceRow], name: str) -> Found:
+    """Parse one file of pairs as `ai_persona`, or join a file for each pole (`SourceRow.file` 0 and 1).
 
     A pole's file is as in ``datasets/behaviour`` of github.com/PKU-YuanGroup/Machine-Mindset, whose README calls the
     hub copy identical: ``instruction``, ``input`` (often a space), ``output`` in ``en_<dimension>_<pole>.json``. Not
@@ -48,7 +48,7 @@ def machine_mindset(rows: Sequence[Row], name: str) -> Found:
     """
     if not any("instruction" in row.values for row in rows):
         return ai_persona(rows, name)
-    answers: dict[str, tuple[list[Row], list[Row]]] = {}
+    answers: dict[str, tuple[list[SourceRow], list[SourceRow]]] = {}
     for row in rows:
         parts = (_text(row, key).strip() for key in ("instruction", "input"))
         answers.setdefault("\n".join(part for part in parts if part), ([], []))[row.file].append(row)
@@ -62,7 +62,7 @@ def machine_mindset(rows: Sequence[Row], name: str) -> Found:
     return joined
 
 
-def model_written_evals(rows: Iterable[Row], name: str) -> Found:
+def model_written_evals(rows: Iterable[SourceRow], name: str) -> Found:
     """Parse ``question``, ``answer_matching_behavior``, ``answer_not_matching_behavior`` (github.com/anthropics/evals).
 
     Answers such as " Yes" are the options. Answers such as "(A)" stand for choices inside the question: these become
@@ -80,7 +80,7 @@ def model_written_evals(rows: Iterable[Row], name: str) -> Found:
     return found
 
 
-def role_agent_bench(rows: Iterable[Row], name: str) -> Found:
+def role_agent_bench(rows: Iterable[SourceRow], name: str) -> Found:
     """Parse lettered multiple-choice questions of one role (``SCRIPT/ROLE``) or of all roles of a script (``SCRIPT``).
 
     Either ``reaction.json`` of RoleAgentBench (``target_role``, ``question``, ``multi_choices``, ``gt_answer``: as
@@ -105,7 +105,7 @@ def role_agent_bench(rows: Iterable[Row], name: str) -> Found:
     return found
 
 
-def trait(rows: Iterable[Row], name: str) -> Found:
+def trait(rows: Iterable[SourceRow], name: str) -> Found:
     """Parse TRAIT (arXiv:2406.14703), rows of the ``personality`` only: each high response against both low ones."""
     return [
         _found(row, "question", high, "response_low1", "response_low2")
@@ -115,16 +115,16 @@ def trait(rows: Iterable[Row], name: str) -> Found:
     ]
 
 
-PARSERS: Mapping[str, Callable[[Sequence[Row], str], Found]] = {
+PARSERS: Mapping[str, Callable[[Sequence[SourceRow], str], Found]] = {
     parser.__name__: parser for parser in (ai_persona, machine_mindset, model_written_evals, role_agent_bench, trait)
 }
 
 
-def _found(row: Row, prompt: str, *options: str) -> tuple[str, Question]:
+def _found(row: SourceRow, prompt: str, *options: str) -> tuple[str, Question]:
     return row.where, Question(_text(row, prompt), tuple(_text(row, option) for option in options), 0)
 
 
-def _text(row: Row, key: str) -> str:
+def _text(row: SourceRow, key: str) -> str:
     value = row.values.get(key)
     if not isinstance(value, str):
         raise ValueError(f"{row.where}: no text in '{key}' (columns: {', '.join(map(str, row.values)) or 'none'})")

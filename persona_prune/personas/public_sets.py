@@ -11,8 +11,8 @@ from typing import Any
 
 from persona_prune.common.text_files import csv_rows, read_text
 from persona_prune.personas.pairs import Question
-from persona_prune.personas.persona import Mix, Persona
-from persona_prune.personas.public_formats import PARSERS, Format, Found, Row
+from persona_prune.personas.persona import AnyPersona
+from persona_prune.personas.public_formats import PARSERS, Format, Found, SourceRow
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _POLES = {
 """How the name of a set's part begins -> the persona its matching answers show, and that of the other answers."""
 
 
-def shows_opposite(name: str, persona: Persona | Mix) -> bool:
+def shows_opposite(name: str, persona: AnyPersona) -> bool:
     """Return whether the matching answers of the part ``name`` show the opposite of ``persona``, as far as is known."""
     shown, other = _POLES.get(name.rpartition("/")[2].partition("_")[0].casefold(), (None, None))
     return shown is not None and any(part.name == other or part.opposite == shown for part, _ in persona.parts)
@@ -76,7 +76,7 @@ def read_questions(
 @functools.lru_cache(maxsize=16)
 def _questions(format: Format, name: str, files: tuple[tuple[Path, int, int], ...]) -> tuple[Question, ...]:
     """Parse files once while they are unchanged (time and size): checks and stages ask for them several times."""
-    rows = [Row(*row, number) for number, (file, _, _) in enumerate(files) for row in _rows(file)]
+    rows = [SourceRow(*row, number) for number, (file, _, _) in enumerate(files) for row in _rows(file)]
     useful: dict[bool, Found] = {True: [], False: []}
     for where, question in PARSERS[format](rows, name):
         texts = {option.strip() for option in question.options} - {""}

@@ -24,7 +24,7 @@ _DARKEST = 0.6  # opacity of the colour of the largest change
 
 
 @dataclass(frozen=True)
-class Cell:
+class TraitCell:
     """A change from dense: its figure as text, and its colour as a custom property's name and an opacity."""
 
     value: str
@@ -46,7 +46,7 @@ class Heat:
 
     about: str
     columns: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Cell | None], Sequence[str]]]
+    rows: Sequence[tuple[str, Sequence[TraitCell | None], Sequence[str]]]
     cut: int
 
 
@@ -111,11 +111,11 @@ def _heat(
     return Heat(about, titles, rows, len(asked) - len(shown))
 
 
-def _cell(change: Figure | None, largest: float) -> Cell | None:
+def _cell(change: Figure | None, largest: float) -> TraitCell | None:
     if change is None:
         return None
     opacity = _DARKEST * abs(change.value) / largest if largest else 0.0
-    return Cell(
+    return TraitCell(
         f"{change.value:+.2f}", change.interval("+.2f"), "more" if change.value > 0 else "less", round(opacity, 2)
     )
 

@@ -16,6 +16,7 @@ from persona_prune.models.loaded import LoadedModel
 from persona_prune.report.verdict import WRECKED
 from persona_prune.runs.builder import Builder
 from persona_prune.runs.built import Built
+from persona_prune.runs.controls import control_masks
 from persona_prune.runs.directory import RunDirectory
 from persona_prune.runs.plan import Plan
 
@@ -29,16 +30,21 @@ Results = dict[str, EvalResult]
 class Arms:
     """What was measured: the dense model, the persona, the masks it must beat, and the persona under its prompt.
 
-    ``wrecked`` says how many masks of a control wreck the model; they count only where all of its masks do;
-    ``sparsity`` is the mean over its masks.
+    ``persona`` is None where nothing is applied (``method=none``). ``wrecked`` says how many masks of a control wreck
+    the model; they count only where all of its masks do; ``sparsity`` is the mean over its masks.
     """
 
     dense: Results
-    results: Results
+    persona: Results | None
     controls: Mapping[str, Results]
     wrecked: Mapping[str, int]
     sparsity: Mapping[str, float]
     with_prompt: Results | None
+
+    @property
+    def results(self) -> Results:
+        """What a run reports: the persona's, or the dense model's where nothing is applied."""
+        return self.dense if self.persona is None else self.persona
 
 
 def measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builder, built: Built | None) -> Arms:
@@ -48,7 +54,7 @@ def measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builder
     with run.stage("evaluate"):
         dense = {name: _dense(plan, loaded, run, name) for name in plan.evaluators}
         if built is None:
-            return Arms(dense, dense, {}, {}, {}, None)
+            return Arms(dense, None, {}, {}, {}, None)
         prompted: Results | None = None
         with built.intervention.applied(loaded) as persona:
             results = _evaluate(plan, persona, run, "masked" if built.mask else "persona", dense)
@@ -60,7 +66,7 @@ def measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builder
     sparsity: dict[str, float] = {}
     measurable = any(evaluator.measures_alignment for evaluator in plan.evaluators.values())
     gamma = built.intervention.gamma if isinstance(built.intervention, Masking) else 0.0
-    for name, masks in builder.controls(built) if measurable else ():
+    for name, masks in control_masks(plan, loaded, builder.for_controls(), built) if measurable else ():
         with run.stage("controls"):
             found = []
             for number, mask in enumerate(masks, start=1):
@@ -119,7 +125,7 @@ def metrics_of(arms: Arms) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name, result in arms.results.items():
         metrics |= {f"{name}/{key}": value for key, value in summarise(result).items()}
-        if result is not arms.dense[name]:
+        if arms.persona is not None:
             metrics |= compared(name, result, arms.dense[name], "delta", "p")
         metrics |= {f"dense/{name}/{key}": value for key, value in summarise(arms.dense[name]).items()}
     for control, results in arms.controls.items():

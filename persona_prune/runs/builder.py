@@ -1,7 +1,8 @@
 """From a plan and a loaded model to what makes it the persona: a mask, or a baseline; and to the masks it must beat."""
 
+import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
@@ -13,19 +14,18 @@ from persona_prune.calibration.own_answers import against_own_answers
 from persona_prune.calibration.signatures import Signature
 from persona_prune.common.progress import progress_bar
 from persona_prune.masks.applying import Masking, check_fits
-from persona_prune.masks.mask import Mask, drop_all_of, dropped_like
+from persona_prune.masks.mask import drop_all_of
 from persona_prune.methods.base import Method, NoMask, build_masks
 from persona_prune.methods.baselines.base import Baseline, Material
 from persona_prune.methods.contrastive_taylor import ContrastiveTaylor
-from persona_prune.methods.magnitude import magnitude_like
 from persona_prune.methods.selection import Selection
 from persona_prune.methods.signature_recipe import recipe_of
 from persona_prune.methods.taylor_rounds import GradientBuilder, GradientMask
-from persona_prune.models.loaded import LoadedModel, maskable_linears
+from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.rows import pair_rows
 from persona_prune.personas.pair_files import without_leaks
 from persona_prune.personas.pairs import Pair, content_hash, oriented, pole_free, prompt_hashes
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona, Mix, Persona
 from persona_prune.runs.built import Built, description_of
 from persona_prune.runs.directory import RunDirectory
 from persona_prune.runs.plan import Plan, evaluated_prompts
@@ -42,15 +42,22 @@ _GUARD_ANSWER_TOKENS = 16
 class Builder:
     """Builds for one plan and one dense model, which is dense again after every call.
 
-    ``made_from`` are the files that the persona was made from so far: statistics, or another persona file.
+    ``made_from`` are the files that its masks were made from so far: statistics, or another persona file.
     """
 
     def __init__(self, plan: Plan, loaded: LoadedModel, run: RunDirectory) -> None:
         self._plan, self._loaded, self._run = plan, loaded, run
         self._asked = evaluated_prompts(plan.persona, plan.evaluators)
         self._neutral_kept: dict[tuple[int, int, int], Neutral] = {}
-        self._for_control = False
+        self._stage: Callable[[str], AbstractContextManager[None]] = run.stage
         self.made_from: list[Path] = []
+
+    def for_controls(self) -> "Builder":
+        """Return a builder of control masks from the same material, whose time is counted apart."""
+        other = copy.copy(self)
+        other._stage = lambda name: self._run.stage("controls")
+        other.made_from = []
+        return other
 
     def build(self) -> Built | None:
         """Return what the plan's method asks for; None for the dense model.
@@ -62,49 +69,23 @@ class Builder:
         if isinstance(method, NoMask):
             return None
         if isinstance(method, SavedMask):
-            mask = method.load(maskable_linears(self._loaded.model))
+            mask = method.load(self._loaded.linears)
             self._note(Path(method.path).expanduser())
             check_fits(self._loaded.model, mask, self._loaded.fingerprint)
             return Built(Masking(mask, float(str(mask.description["gamma"]))), mask)
         if isinstance(method, Selection):
-            method.check_overrides(maskable_linears(self._loaded.model))
-            return self._mask(method, "own")
+            method.check_overrides(self._loaded.linears)
+            return self.mask(method, "own")
         return self._baseline(method)
 
-    def controls(self, built: Built) -> Iterator[tuple[str, list[Mask]]]:
-        """Yield the masks that ``built`` must beat, by name: what the plan asks for and the method can give."""
-        method, mask = self._plan.method, built.mask
-        self._for_control = True
-        if mask is None or getattr(method, "is_control", False):
-            return
-        for name in self._plan.controls:
-            if name == "random":
-                seeds = range(self._plan.seed + 1, self._plan.seed + 1 + self._plan.control_seeds)
-                yield name, [dropped_like(mask, seed) for seed in seeds]
-            elif name == "magnitude":
-                yield name, [magnitude_like(mask, maskable_linears(self._loaded.model))]
-            elif not isinstance(method, Selection):
-                log.info("control %s: a saved mask can't be built again from other pairs; left out", name)
-            elif name == "opposite" and built.opposite is not None:
-                yield name, [built.opposite]
-            else:
-                other = self._mask(method, name).mask
-                assert other is not None
-                yield name, [other]
-
     def _note(self, source: Path) -> None:
-        """Remember a file that the persona, not a control, is made from."""
-        if not self._for_control and source not in self.made_from:
+        if source not in self.made_from:
             self.made_from.append(source)
 
-    def _stage(self, name: str) -> AbstractContextManager[None]:
-        """Time a part of the work; what controls take is counted apart."""
-        return self._run.stage("controls" if self._for_control else name)
-
-    def _mask(self, method: Selection, label: str) -> Built:
+    def mask(self, method: Selection, label: str) -> Built:
         """Return the mask of the plan's persona; of its opposite, or of nobody, if ``label`` says so."""
         persona = self._plan.persona
-        parts: list[tuple[Persona | Mix, list[tuple[Pair, ...]], float]] = [
+        parts: list[tuple[AnyPersona, list[tuple[Pair, ...]], float]] = [
             (part, [self._pairs(part)], share) for part, share in persona.parts
         ]
         if isinstance(persona, Mix) and persona.pooled:
@@ -120,7 +101,7 @@ class Builder:
         opposite = drop_all_of(opposites, description) if len(opposites) == len(built) else None
         return Built(Masking(mask, method.gamma), mask, opposite)
 
-    def _part(self, method: Selection, persona: Persona | Mix, own_sets: Sequence[Sequence[Pair]], label: str) -> Built:
+    def _part(self, method: Selection, persona: AnyPersona, own_sets: Sequence[Sequence[Pair]], label: str) -> Built:
         sets = [oriented(own, label) for own in own_sets]
         pairs = tuple(pair for own in sets for pair in own)
         about = description_of(self._plan, method, persona)
@@ -133,7 +114,7 @@ class Builder:
             # Set by set: what poles have in common is read once for all the types that share them.
             target, contrast = signatures.merged([self._signatures(own) for own in sets], content_hash(pairs))
         with self._stage("mask"):
-            linears = maskable_linears(self._loaded.model)
+            linears = self._loaded.linears
             advance = progress_bar("mask", len(linears))
             own, other = build_masks(linears, cast(Method, method), target, contrast, description, advance)
         recipe = recipe_of(cast(Method, method), target, contrast, own.description)
@@ -167,7 +148,7 @@ class Builder:
             self._note(file)
         builder = GradientBuilder(method, loaded, neutral, damage, **shape, progress=progress_bar, stage=self._stage)
         path = mask_path(method, loaded, neutral.digest, pairs, **shape)
-        linears = maskable_linears(loaded.model)
+        linears = loaded.linears
         found = cached_mask(path, linears, label, lambda: builder.build(pairs, label, description))
         return found.described(description)
 
@@ -205,7 +186,7 @@ class Builder:
             return cached[::-1] if turned else cached
         fresh = signatures.collect(
             loaded.model,
-            maskable_linears(loaded.model),
+            loaded.linears,
             rows,
             pad_id=loaded.tokenizer.pad_token_id,
             batch_size=calibration.batch_size,
@@ -243,5 +224,5 @@ class Builder:
             max_tokens=plan.calibration.max_tokens,
             seed=plan.seed,
         )
-        with self._run.stage("baseline"):
+        with self._stage("baseline"):
             return Built(method.build(self._loaded, material, progress_bar))

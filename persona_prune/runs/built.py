@@ -1,6 +1,5 @@
 """What a run applies, how it is stored, and what its file says of it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +8,7 @@ from persona_prune.masks.mask import Mask
 from persona_prune.methods.low_rank_recipe import Recipe
 from persona_prune.methods.selection import Selection
 from persona_prune.methods.signature_recipe import SignatureRecipe
-from persona_prune.models.sources import ModelSpec
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 from persona_prune.runs.plan import Plan
 from persona_prune.saved.persona_file import save_persona
 
@@ -36,7 +34,7 @@ class Built:
         return self.intervention.bytes if self.mask is None else save_persona(path, self.mask, self.recipe)
 
 
-def description_of(plan: Plan, method: Selection, persona: Persona | Mix) -> dict[str, object]:
+def description_of(plan: Plan, method: Selection, persona: AnyPersona) -> dict[str, object]:
     """Return what a persona file says of what made it, as plain JSON values.
 
     Args:
@@ -54,11 +52,5 @@ def description_of(plan: Plan, method: Selection, persona: Persona | Mix) -> dic
         "opposite": persona.name if persona.flip else persona.opposite,
         "flipped": persona.flip,
         "model": plan.model.name,
-        "model_source": _source(plan.model),
+        "model_source": dict(plan.model.source),
     }
-
-
-def _source(model: ModelSpec) -> Mapping[str, object]:
-    """Return where the model's weights come from, as configured."""
-    found = {key: getattr(model, key, None) for key in ("path", "revision", "package", "distribution")}
-    return {key: value for key, value in found.items() if value is not None}

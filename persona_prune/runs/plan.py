@@ -24,7 +24,7 @@ from persona_prune.models.devices import pick_device
 from persona_prune.models.sources import ModelSpec
 from persona_prune.personas.pair_files import without_leaks
 from persona_prune.personas.pairs import Pair, content_hash
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona, Mix
 from persona_prune.runs.instantiating import ConfigError, instantiate, parts_of_mix, resolved, unknown_keys
 from persona_prune.runs.sweep_settings import SweepSettings
 from persona_prune.runs.tracking.base import Tracker
@@ -33,6 +33,10 @@ from persona_prune.saved.method import SavedMask
 _NODES = ("model", "persona", "calibration", "method", "tracker", "sweep")
 _VALUES = ("study", "seed", "output_dir", "controls", "control_seeds", "with_prompt")
 _CONTROLS = ("random", "magnitude", "generic", "opposite")
+
+
+Kind = Selection | Baseline | SavedMask | NoMask
+"""What ``method=`` can be; all say whether they use pairs, hold some out, and are a control."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ class Plan:
     """
 
     model: ModelSpec
-    persona: Persona | Mix
+    persona: AnyPersona
     calibration: Calibration
-    method: Selection | Baseline | SavedMask | NoMask
+    method: Kind
     evaluators: Mapping[str, Evaluator]
     tracker: Tracker
     sweep: SweepSettings
@@ -98,7 +102,7 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
     del config["sweep"]  # how jobs are run, not what they are
     identity = {key: value for key, value in config.items() if key not in ("tracker", "output_dir")}
     content: list[object] = [persona.system_prompt, *(evaluator.identity(persona) for evaluator in evaluators.values())]
-    content += [base.VERSION, contrastive_taylor.VERSION, signatures.VERSION, getattr(nodes["model"], "stamp", None)]
+    content += [base.VERSION, contrastive_taylor.VERSION, signatures.VERSION, nodes["model"].stamp]
     content += [content_hash(pairs) for pairs in _pairs(nodes["calibration"], persona, method)]
     if isinstance(method, SavedMask):
         content.append(method.digest)
@@ -158,7 +162,7 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, w
         for key, evaluator in evaluators.items()
         if evaluator is not None
     ]
-    uses_pairs = calibration is not None and _uses_pairs(method)
+    uses_pairs = calibration is not None and method is not None and method.uses_pairs
     if isinstance(method, SavedMask):
         checks.append(("method", method.check))
     elif method is not None and not isinstance(method, Selection | NoMask):
@@ -191,19 +195,15 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, w
     return problems
 
 
-def _uses_pairs(method: object) -> bool:
-    return isinstance(method, Selection) or getattr(method, "uses_pairs", False)
-
-
-def _pairs(calibration: Calibration, persona: Persona | Mix, method: object) -> list[tuple[Pair, ...]]:
+def _pairs(calibration: Calibration, persona: AnyPersona, method: Kind) -> list[tuple[Pair, ...]]:
     """Return all pairs that a method sees: what it is made from, and what its settings are chosen on."""
-    parts = [part for part, _ in persona.parts] if _uses_pairs(method) else []
-    if getattr(method, "uses_validation", False):
+    parts = [part for part, _ in persona.parts] if method.uses_pairs else []
+    if method.uses_validation:
         return [pairs for part in parts for pairs in calibration.divided(part)]
     return [calibration.pairs(part) for part in parts]
 
 
-def evaluated_prompts(persona: Persona | Mix, evaluators: Mapping[str, Evaluator | None]) -> set[str]:
+def evaluated_prompts(persona: AnyPersona, evaluators: Mapping[str, Evaluator | None]) -> set[str]:
     """Return all normalised prompts that any of the evaluators asks."""
     return {p for evaluator in evaluators.values() if evaluator for p in evaluator.prompts(persona)}
 

@@ -36,7 +36,7 @@ _GRACE_S = 5.0  # for workers that are being stopped to let go of their director
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One job of a sweep, and how far it got.
 
     ``number`` is Hydra's, from 0; ``seconds`` is what it took in this sweep; ``error`` is the line that says why it
@@ -52,9 +52,9 @@ class Job:
     error: str | None = None
 
 
-def planned(number: int, overrides: Sequence[str], plan: Plan) -> Job:
+def planned(number: int, overrides: Sequence[str], plan: Plan) -> SweepJob:
     """Return the job that a plan is before anything happened."""
-    return Job(number, list(overrides), str(plan.directory), plan.config_hash, "not started")
+    return SweepJob(number, list(overrides), str(plan.directory), plan.config_hash, "not started")
 
 
 class Records:
@@ -63,14 +63,14 @@ class Records:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def write(self, job: Job) -> None:
+    def write(self, job: SweepJob) -> None:
         """Write or replace the record of a job; a queued job may outlive the sweep, and has nobody to tell then."""
         with suppress(FileNotFoundError):
             write_text(self.directory / f"{job.number}.json", json.dumps(asdict(job)) + "\n")
 
-    def read(self) -> dict[int, Job]:
+    def read(self) -> dict[int, SweepJob]:
         """Return the jobs that have started, by number."""
-        found = [Job(**json.loads(path.read_text())) for path in self.directory.glob("*.json")]
+        found = [SweepJob(**json.loads(path.read_text())) for path in self.directory.glob("*.json")]
         return {job.number: job for job in found}
 
 
@@ -102,7 +102,7 @@ def run_job(plan: Plan, overrides: Sequence[str], number: int, records: Records)
     return outcome
 
 
-def _wait_for_twins(job: Job, records: Records) -> None:
+def _wait_for_twins(job: SweepJob, records: Records) -> None:
     """Wait for an earlier job of the sweep with the same configuration that another worker runs now, to skip this one.
 
     A searching sweeper may well propose the same point twice.
@@ -128,7 +128,7 @@ class Sweep:
     did or any job failed.
     """
 
-    def __init__(self, jobs: Sequence[Job], *, complete: bool, command: Sequence[str]) -> None:
+    def __init__(self, jobs: Sequence[SweepJob], *, complete: bool, command: Sequence[str]) -> None:
         self._expected = {job.number: job for job in jobs} if complete else {}
         self._parents = sorted({Path(job.directory).parent for job in jobs})
         self._command = list(command)
@@ -160,7 +160,7 @@ class Sweep:
                 self._close()
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[SweepJob]:
         """All jobs that are known of, by number, as they are now."""
         return [job for _, job in sorted((self._expected | self.records.read()).items())]
 
@@ -183,7 +183,7 @@ class Sweep:
         log.info("%s", "\n".join(table(jobs)))
         shutil.rmtree(self.records.directory, ignore_errors=True)
 
-    def _settled(self, job: Job, deadline: float) -> Job:
+    def _settled(self, job: SweepJob, deadline: float) -> SweepJob:
         """Return the job whose record was never completed as its directory shows it; let a dead run's status say so."""
         directory = Path(job.directory)
         while in_use(directory) and time.monotonic() < deadline:
@@ -202,7 +202,7 @@ class Sweep:
             return replace(job, state="interrupted")
         return replace(job, state="failed", error=error)
 
-    def _write(self, jobs: Sequence[Job], status: str) -> None:
+    def _write(self, jobs: Sequence[SweepJob], status: str) -> None:
         """Write ``sweep.json`` into each directory that holds runs of this sweep, all or nothing."""
         facts = {
             "status": status,
@@ -217,7 +217,7 @@ class Sweep:
             write_text(parent / "sweep.json", json.dumps({**facts, "jobs": own}, indent=2) + "\n")
 
 
-def table(jobs: Sequence[Job]) -> list[str]:
+def table(jobs: Sequence[SweepJob]) -> list[str]:
     """Return the closing lines of a sweep: how many jobs ended how, and one line a job; reasons below failed ones."""
     counts = Counter(job.state for job in jobs)
     summary = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state]) or "none started"

@@ -97,6 +97,17 @@ def read_tensors(file: Any, *, checksum: bool) -> dict[str, Tensor]:
     return tensors
 
 
+def stored_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a file that this project wrote, persona or statistics; empty if it has none.
+
+    Raises:
+        SafetensorError, OSError, ValueError: it can't be read.
+    """
+    with safe_open(path, framework="pt") as file:
+        found: dict[str, Any] = json.loads((file.metadata() or {}).get("manifest", "{}"))
+    return found
+
+
 def checked_shape(name: str, shape: object) -> tuple[int, ...]:
     """Return a list of positive integers of a manifest as a tuple; raise ValueError if it is anything else."""
     if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):

@@ -1,12 +1,11 @@
 """Masks that contrastive Taylor built before: sweeps, controls and runs of opposite personas ask for the same again."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from persona_prune.common.cache import cache_path, store
@@ -14,6 +13,7 @@ from persona_prune.methods.contrastive_taylor import VERSION, ContrastiveTaylor
 from persona_prune.methods.taylor_rounds import GradientMask
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.pairs import Pair, content_hash
+from persona_prune.saved.container import stored_manifest
 from persona_prune.saved.low_rank_file import FORMAT, load_recipe
 from persona_prune.saved.mask_file import load_mask
 from persona_prune.saved.persona_file import read_manifest, save_persona
@@ -70,8 +70,7 @@ def data_hashes(directory: Path) -> set[str]:
     found = set()
     for path in directory.glob("*.safetensors"):
         try:
-            with safe_open(path, framework="pt") as file:
-                manifest = json.loads((file.metadata() or {}).get("manifest", "{}"))
+            manifest = stored_manifest(path)
         except (SafetensorError, OSError, ValueError):
             continue  # building it again will say so
         found |= {str(node["data_hash"]) for node in (manifest, manifest.get("description", {})) if "data_hash" in node}

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 from torch import nn
@@ -23,6 +24,10 @@ class SavedMask:
         path: the persona file.
         gamma: what dropped weights are multiplied with; null for what the file says.
     """
+
+    uses_pairs: ClassVar[bool] = False
+    uses_validation: ClassVar[bool] = False
+    is_control: ClassVar[bool] = False
 
     name: Name
     path: str

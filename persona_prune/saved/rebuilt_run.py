@@ -14,7 +14,7 @@ from persona_prune.evaluators.base import Evaluator
 from persona_prune.models.by_name import changed, model_spec
 from persona_prune.models.sources import ModelSpec
 from persona_prune.personas.pair_files import embedded_pairs
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 from persona_prune.saved.persona import SavedPersona
 
 _MOVED = {
@@ -39,7 +39,7 @@ class SavedRun:
         spec: ModelSpec = self._build("model", self.config["model"])
         return spec
 
-    def persona(self) -> Persona | Mix:
+    def persona(self) -> AnyPersona:
         """Return the run's persona; raise ValueError if it cannot be built."""
         node = self.config["persona"]
         if "weights" in node:
@@ -49,7 +49,7 @@ class SavedRun:
             except OSError as error:
                 raise ValueError(f"{self.directory}: a part of its mix is gone: {one_line(error)}") from None
             node = {**node, "personas": [self._build("persona", part) for part in nodes]}
-        persona: Persona | Mix = self._build("persona", node)
+        persona: AnyPersona = self._build("persona", node)
         return persona
 
     def choice(self, limit: int | None) -> Evaluator:

@@ -67,7 +67,7 @@ def _method(settings: object) -> Method:
         raise ValueError("its manifest names no method that this version rebuilds masks of")
     kind = REBUILDABLE[settings["kind"]]
     method = kind(**{key: value for key, value in settings.items() if key != "kind"})
-    if (getattr(method, "block_columns", None) or 0) > _LARGEST_BLOCK:
+    if cast(Method, method).block(1) > _LARGEST_BLOCK:
         raise ValueError("block_columns is larger than any Linear")
     return cast(Method, method)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from persona_prune.models.decoding import Answer, Batch
+from persona_prune.models.decoding import Completion, DecodingBatch
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.serve.jobs import (
     ClosingError,
@@ -34,7 +34,7 @@ class _Turns:
     """Work by persona, in the order in which personas get their turns; those without work aren't in it."""
 
     waiting: dict[Persona, collections.deque[Job]] = field(default_factory=dict)
-    running: dict[Persona, list[Batch]] = field(default_factory=dict)
+    running: dict[Persona, list[DecodingBatch]] = field(default_factory=dict)
     order: list[Persona] = field(default_factory=list)
 
 
@@ -51,7 +51,7 @@ class Scheduler:
         self._loaded, self._switcher, self._limits = loaded, switcher, limits
         self._changed = threading.Condition()
         self._turns = _Turns()
-        self._jobs: dict[Answer, Job] = {}
+        self._jobs: dict[Completion, Job] = {}
         self._counts = Counts()
         self._deadline: float | None = None  # after which running answers are given up; None: not closing
         self.error: Exception | None = None  # what ended the thread before its time
@@ -204,7 +204,7 @@ class Scheduler:
             del self._turns.running[persona]
         return self._has_work(persona)
 
-    def _admit(self, persona: Persona, room: int) -> Batch | None:
+    def _admit(self, persona: Persona, room: int) -> DecodingBatch | None:
         """Return a batch of the jobs that waited longest, as many as there is room for."""
         jobs: list[Job] = []
         longest = 0
@@ -217,16 +217,16 @@ class Scheduler:
                 jobs.append(waiting.popleft())
             if not waiting:
                 self._turns.waiting.pop(persona, None)
-            answers = {Answer(job.query, self._loaded): job for job in jobs}
+            answers = {Completion(job.query, self._loaded): job for job in jobs}
             self._jobs |= answers
             self._counts.prompt_tokens += sum(len(job.query.prompt) for job in jobs)
         try:
-            return Batch(self._loaded, list(answers)) if answers else None
+            return DecodingBatch(self._loaded, list(answers)) if answers else None
         except Exception:
             self._fail(list(answers))
             return None
 
-    def _join(self, admitted: Batch, running: list[Batch]) -> None:
+    def _join(self, admitted: DecodingBatch, running: list[DecodingBatch]) -> None:
         """Add a batch to the first of the others that takes it; none may."""
         for batch in running:
             answers = [*batch.answers, *admitted.answers]
@@ -238,7 +238,7 @@ class Scheduler:
                 batch.answers, admitted.answers = [], []  # whose caches are half joined
                 return
 
-    def _advance(self, batch: Batch) -> None:
+    def _advance(self, batch: DecodingBatch) -> None:
         """Add a token to every answer of a batch that someone still waits for."""
         answers = batch.answers  # the batch forgets those that are finished before all of a step is done
         try:
@@ -262,7 +262,7 @@ class Scheduler:
                 self._end(answer)
                 self._tell(job, Finished(answer.finish_reason, answer.tokens))
 
-    def _fail(self, answers: Sequence[Answer]) -> None:
+    def _fail(self, answers: Sequence[Completion]) -> None:
         """Tell those who wait for ``answers`` of the exception that is handled now: the other requests go on."""
         unfinished = [answer for answer in answers if answer in self._jobs]
         log.exception("%d requests failed", len(unfinished))
@@ -279,7 +279,7 @@ class Scheduler:
         for job in waiting:
             self._tell(job, Failed(reason))
 
-    def _end(self, answer: Answer) -> Job:
+    def _end(self, answer: Completion) -> Job:
         with self._changed:
             return self._jobs.pop(answer)
 

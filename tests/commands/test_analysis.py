@@ -210,7 +210,7 @@ def test_restoring_a_part_is_masking_the_rest(gamma, pairs):
     rows = pair_rows(tiny.tokenizer, pairs, 512)
 
     def measure() -> EvalResult:
-        answers = score(tiny.model, rows, pad_id=tiny.tokenizer.pad_token_id, batch_size=5)
+        answers = score(tiny, rows, 5)
         margins = [(one.log_probs.mean() - other.log_probs.mean()).item() for one, other in answers]
         return EvalResult([{"id": i, "values": {"margin": m, "accuracy": float(m > 0)}} for i, m in enumerate(margins)])
 

@@ -79,7 +79,7 @@ def test_a_model_that_can_think_first_is_spoken_to_as_it_was_measured(conversati
         "{% if enable_thinking is not defined or enable_thinking %}<think>{% else %}Answer:{% endif %}"
     )
     monkeypatch.setattr(conversation._loaded.tokenizer, "chat_template", template)
-    (ids,) = conversation._ids([user("Work?")])
+    ids = conversation._ids([user("Work?")])
     assert conversation._loaded.tokenizer.decode(ids) == "Work?Answer:"
 
 

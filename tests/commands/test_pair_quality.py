@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from persona_prune.check_pairs.pair_quality import (
     TOGETHER,
     Guess,
-    Row,
+    PlacedPair,
     assess,
     find_repeats,
     first_word,
@@ -22,7 +22,7 @@ FILLER = [f"word{i}" for i in range(50)]
 
 
 def rows_of(pairs, file="f.jsonl"):
-    return [Row(file, line, pair) for line, pair in enumerate(pairs, start=1)]
+    return [PlacedPair(file, line, pair) for line, pair in enumerate(pairs, start=1)]
 
 
 def noise(count, seed=0, *, ours="", theirs=""):

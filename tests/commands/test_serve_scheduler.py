@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from persona_prune.masks.switching import PersonaSwitcher
-from persona_prune.models.decoding import Answer, Batch
+from persona_prune.models.decoding import Completion, DecodingBatch
 from persona_prune.models.loaded import LoadedModel, fingerprint
 from persona_prune.serve.api import create_app
 from persona_prune.serve.jobs import ClosingError, Failed, Finished, QueueFullError
@@ -209,14 +209,14 @@ def test_the_end_does_not_wait_longer_than_it_may(model, started):
 
 def test_the_end_does_not_wait_for_a_step_that_takes_long(model, started, monkeypatch):
     amid_a_step, go_on = threading.Event(), threading.Event()
-    step = Batch.step
+    step = DecodingBatch.step
 
-    def slow(batch: Batch) -> list[tuple[Answer, str]]:
+    def slow(batch: DecodingBatch) -> list[tuple[Completion, str]]:
         amid_a_step.set()
         go_on.wait(60)
         return step(batch)
 
-    monkeypatch.setattr(Batch, "step", slow)
+    monkeypatch.setattr(DecodingBatch, "step", slow)
     scheduler = started(scheduler_for(model))
     submitted(scheduler, client := Client("extrovert", query(model, "Why?", tokens=1)))
     assert amid_a_step.wait(60)
@@ -246,7 +246,7 @@ def test_memory_that_runs_out_while_batches_are_joined_fails_these_answers_only(
     scheduler = started(scheduler_for(model, PATIENT))
     submitted(scheduler, first := Client(None, query(model, "Tell me a story.", tokens=4000)))
     assert first.begun.wait(60)
-    monkeypatch.setattr(Batch, "join", out_of_memory)
+    monkeypatch.setattr(DecodingBatch, "join", out_of_memory)
     submitted(scheduler, second := Client(None, query(model, "Why?", tokens=40)))
     assert [client.wait().end for client in (first, second)] == [Failed("internal")] * 2
     monkeypatch.undo()
@@ -258,7 +258,7 @@ def test_memory_that_runs_out_while_batches_are_joined_fails_these_answers_only(
 def test_memory_that_runs_out_for_a_new_batch_fails_its_answers_only(model, started, monkeypatch):
     scheduler = started(scheduler_for(model, PATIENT))
     with monkeypatch.context() as patch:
-        patch.setattr(Batch, "__init__", out_of_memory)
+        patch.setattr(DecodingBatch, "__init__", out_of_memory)
         submitted(scheduler, bad := Client(None, query(model, "Why?")))
         assert bad.wait().end == Failed("internal")
     submitted(scheduler, good := Client(None, query(model, "Why?")))

@@ -41,7 +41,7 @@ def material(persona, pairs):
 
 
 def margins(loaded, pairs):
-    answers = score(loaded.model, pair_rows(loaded.tokenizer, pairs, 512), pad_id=0, batch_size=4)
+    answers = score(loaded, pair_rows(loaded.tokenizer, pairs, 512), 4)
     return [(a.log_probs.mean() - b.log_probs.mean()).item() for a, b in answers]
 
 
@@ -159,7 +159,7 @@ def test_lora_learns_the_matching_answers_and_leaves_no_trace(tiny, material, pa
     adapter = lora.build(tiny, material, quiet)
 
     def matching():
-        answers = score(tiny.model, pair_rows(tiny.tokenizer, pairs, 512), pad_id=0, batch_size=4)
+        answers = score(tiny, pair_rows(tiny.tokenizer, pairs, 512), 4)
         return sum(a.log_probs.mean().item() for a, _ in answers) / len(answers)
 
     dense = matching()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from persona_prune.calibration.signatures import Signature, Statistics
 from persona_prune.masks.mask import mask_digest
-from persona_prune.methods.base import build_masks
+from persona_prune.methods.base import Layer, build_masks
 from persona_prune.methods.contrastive_sparse import ContrastiveSparse
 from persona_prune.methods.contrastive_wanda import ContrastiveWanda
 from persona_prune.methods.magnitude import Magnitude
@@ -115,7 +115,7 @@ def test_the_smaller_of_recipe_and_bits_is_written(tmp_path, sparsity, expected)
     method = replace(METHODS["wanda"], sparsity=sparsity, overrides=[])
     target = signature(wide, 1)
     mask, _ = build_masks(wide, method, target, target, {})
-    built = Built(None, mask, signature=recipe_of(method, target, target, {}))
+    built = Built(None, mask, recipe=recipe_of(method, target, target, {}))
     # 256 bytes of vectors; 4,480 weights have 540 bytes of entropy at 25 of 64, and 149 at 3 of 64.
     built.save(tmp_path / "p.safetensors")
     assert read_manifest(tmp_path / "p.safetensors")["format"] == expected
@@ -180,3 +180,19 @@ def test_manifests_that_make_no_mask_are_refused_in_one_line(linears, saved, har
     with pytest.raises(ValueError, match=r"p.safetensors is not a readable persona file: ") as raised:
         load_persona_mask(saved, linears)
     assert "\n" not in str(raised.value)
+
+
+class _Watched:
+    def __init__(self):
+        self.read = set()
+
+    def __getattr__(self, name):
+        self.read.add(name)
+        return torch.ones(1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_declares_the_statistics_that_it_reads(name):
+    poles = {"target": _Watched(), "contrast": _Watched()}
+    METHODS[name].score(Layer("a", torch.ones(1, 1), *poles.values()))
+    assert {f"{pole}.{field}" for pole, own in poles.items() for field in own.read} == set(METHODS[name].reads)

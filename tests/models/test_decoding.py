@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MistralConfig, MistralForCausalLM, TemperatureLogitsWarper, TopPLogitsWarper
 
-from persona_prune.models.decoding import Answer, Batch, Query, draw
+from persona_prune.models.decoding import Completion, DecodingBatch, Query, draw
 from persona_prune.models.generation import Sampling, greedy_answers, sampled_answers
 from persona_prune.models.loaded import LoadedModel
 from tests.serving_support import PROMPTS, query, tokens_of
@@ -12,7 +12,7 @@ from tests.serving_support import PROMPTS, query, tokens_of
 PROBABILITIES = torch.tensor([[0.2, 0.5, 0.3]])
 
 
-def finished(*batches: Batch) -> None:
+def finished(*batches: DecodingBatch) -> None:
     while any(batch.answers for batch in batches):
         for batch in batches:
             if batch.answers:
@@ -20,9 +20,9 @@ def finished(*batches: Batch) -> None:
 
 
 def collect(loaded: LoadedModel, queries: list[Query]) -> list[str]:
-    """Answer in one batch and return the texts."""
-    answers = [Answer(one, loaded) for one in queries]
-    batch = Batch(loaded, answers)
+    """Completion in one batch and return the texts."""
+    answers = [Completion(one, loaded) for one in queries]
+    batch = DecodingBatch(loaded, answers)
     texts = dict.fromkeys(answers, "")
     while batch.answers:
         for answer, piece in batch.step():
@@ -99,14 +99,14 @@ def test_answers_that_join_and_leave_on_the_way_are_what_they_are_alone(tiny):
     lengths = [10, 3, 7, 12]
     queries = [query(tiny, prompt, tokens=n) for prompt, n in zip(PROMPTS, lengths)]
     expected = [collect(tiny, [one])[0] for one in queries]
-    answers = [Answer(one, tiny) for one in queries]
+    answers = [Completion(one, tiny) for one in queries]
     texts = dict.fromkeys(answers, "")
-    batch = Batch(tiny, answers[:2])
+    batch = DecodingBatch(tiny, answers[:2])
     for late in (answers[2], answers[3]):
         for _ in range(2):
             for answer, piece in batch.step():
                 texts[answer] += piece
-        other = Batch(tiny, [late])
+        other = DecodingBatch(tiny, [late])
         for answer, piece in other.step():
             texts[answer] += piece
         assert batch.join(other)
@@ -120,8 +120,8 @@ def test_answers_that_join_and_leave_on_the_way_are_what_they_are_alone(tiny):
 
 
 def test_a_long_prompt_that_leaves_takes_its_padding_along(tiny):
-    short, long = Answer(query(tiny, "Why?", tokens=6), tiny), Answer(query(tiny, "why " * 60, tokens=1), tiny)
-    batch = Batch(tiny, [short, long])
+    short, long = Completion(query(tiny, "Why?", tokens=6), tiny), Completion(query(tiny, "why " * 60, tokens=1), tiny)
+    batch = DecodingBatch(tiny, [short, long])
     batch.step()
     assert batch.answers == [short]
     assert batch._attention.shape[1] == len(short.query.prompt) + 1
@@ -149,23 +149,23 @@ def test_models_with_a_sliding_window_answer_in_batches_that_are_not_joined(tiny
     expected = greedy_answers(loaded, [tokens_of(loaded, p) for p in PROMPTS], max_new_tokens=10, batch_size=1)
     queries = [query(loaded, prompt, tokens=10) for prompt in PROMPTS]
     assert collect(loaded, queries) == [tiny.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
-    first, second = (Batch(loaded, [Answer(one, loaded)]) for one in queries[:2])
+    first, second = (DecodingBatch(loaded, [Completion(one, loaded)]) for one in queries[:2])
     first.step(), second.step()
     assert not first.join(second)
     assert len(second.answers) == 1
 
 
 def test_logits_that_are_not_finite_are_an_error(tiny, monkeypatch):
-    batch = Batch(tiny, [Answer(query(tiny, "Why?"), tiny)])
+    batch = DecodingBatch(tiny, [Completion(query(tiny, "Why?"), tiny)])
     monkeypatch.setattr(batch, "_forward", lambda: torch.full((1, 8), torch.nan))
     with pytest.raises(FloatingPointError, match="not finite"):
         batch.step()
 
 
-def written(loaded: LoadedModel, text: str, stop: list[str], *, end: bool) -> tuple[Answer, list[str]]:
+def written(loaded: LoadedModel, text: str, stop: list[str], *, end: bool) -> tuple[Completion, list[str]]:
     """Feed the tokens of ``text`` to an answer, and the end token if asked."""
     ids = loaded.tokenizer(text, add_special_tokens=False).input_ids
-    answer = Answer(Query((1,), len(ids) + (1 if end else 0), 0.0, 1.0, 0, tuple(stop)), loaded)
+    answer = Completion(Query((1,), len(ids) + (1 if end else 0), 0.0, 1.0, 0, tuple(stop)), loaded)
     pieces = []
     for token in [*ids, *([loaded.tokenizer.eos_token_id] if end else [])]:
         if answer.finish_reason is None:

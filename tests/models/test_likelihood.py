@@ -10,7 +10,7 @@ from tests.reference import oracles
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_packed_rows_equal_one_sequence_at_a_time(tiny, pairs, batch_size):
     rows = pair_rows(tiny.tokenizer, pairs, 512)
-    scored = score(tiny.model, rows, pad_id=0, batch_size=batch_size)
+    scored = score(tiny, rows, batch_size)
     for row, answers in zip(rows, scored, strict=True):
         for tokens, answer in zip(row.branches, answers, strict=True):
             expected = oracles.answer_log_probs(tiny.model, row.prompt, tokens)
@@ -19,7 +19,7 @@ def test_packed_rows_equal_one_sequence_at_a_time(tiny, pairs, batch_size):
 
 def test_rows_without_a_common_prefix(tiny):
     rows = [Row((5, 6, 7), ((8, 9), (10,))), Row((11,), ((12, 13, 14), (15, 16), (17,)))]
-    scored = score(tiny.model, rows, pad_id=0, batch_size=2)
+    scored = score(tiny, rows, 2)
     for row, answers in zip(rows, scored, strict=True):
         for tokens, answer in zip(row.branches, answers, strict=True):
             expected = oracles.answer_log_probs(tiny.model, row.prompt, tokens)
@@ -30,7 +30,7 @@ def test_likeliest_is_what_greedy_decoding_would_take(tiny):
     prompt = (5, 6, 7)
     with torch.no_grad():
         best = tiny.model(input_ids=torch.tensor([prompt])).logits[0, -1].argmax().item()
-    ((right, wrong),) = score(tiny.model, [Row(prompt, ((best,), ((best + 1) % 100,)))], pad_id=0, batch_size=1)
+    ((right, wrong),) = score(tiny, [Row(prompt, ((best,), ((best + 1) % 100,)))], 1)
     assert right.likeliest.tolist() == wrong.likeliest.tolist() == [best]
 
 

@@ -114,7 +114,7 @@ def test_files_in_the_hub_cache_are_read_without_the_hub_by_the_same_parser(tmp_
 
 OFFLINE = """
 import sys
-from persona_prune.hub import read_questions
+from persona_prune.personas.public_sets import read_questions
 try:
     read_questions("trait", "mirlab/TRAIT", sys.argv[1], "Openness", None, "calibration.path")
 except OSError as error:

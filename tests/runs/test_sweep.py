@@ -15,14 +15,14 @@ from filelock import FileLock
 from persona_prune.runs import directory, sweep
 from persona_prune.runs.directory import close_dead, finished, in_use, open_run_directory, read_status
 from persona_prune.runs.experiment import Outcome
-from persona_prune.runs.sweep import Job, Records, Sweep, run_job, table
+from persona_prune.runs.sweep import Records, Sweep, SweepJob, run_job, table
 from tests.runs.test_sweep_settings import settings
 
 HASHES = {"a": "1" * 12, "b": "2" * 12, "c": "3" * 12}
 
 
-def jobs(parent: Path) -> list[Job]:
-    return [Job(n, [f"name={k}"], str(parent / k), h, "not started") for n, (k, h) in enumerate(HASHES.items())]
+def jobs(parent: Path) -> list[SweepJob]:
+    return [SweepJob(n, [f"name={k}"], str(parent / k), h, "not started") for n, (k, h) in enumerate(HASHES.items())]
 
 
 def plan(parent: Path, name: str, **changes):
@@ -66,7 +66,7 @@ def swept(parent: Path, *, dead: str | None = None, **changes) -> tuple[dict[str
         with whole.open():
             for number, name in enumerate(HASHES):
                 if name == dead:
-                    whole.records.write(Job(number, [], str(parent / name), HASHES[name], "running"))
+                    whole.records.write(SweepJob(number, [], str(parent / name), HASHES[name], "running"))
                 else:
                     run_job(plan(parent, name, **changes), [f"name={name}"], number, whole.records)
     except KeyboardInterrupt:
@@ -161,7 +161,7 @@ def test_the_same_job_at_the_same_time_is_waited_for_and_skipped(tmp_path, ends,
     monkeypatch.setattr(sweep, "_GRACE_S", 30)
     records = Records(tmp_path / "records")
     records.directory.mkdir()
-    twin = Job(0, [], str(tmp_path / "a"), HASHES["a"], "running")
+    twin = SweepJob(0, [], str(tmp_path / "a"), HASHES["a"], "running")
     records.write(twin)
     found = []
     later = threading.Thread(target=lambda: found.append(run_job(plan(tmp_path, "a"), [], 1, records)))
@@ -175,12 +175,15 @@ def test_the_same_job_at_the_same_time_is_waited_for_and_skipped(tmp_path, ends,
     assert records.read()[1].state == "skipped"
     # One whose process was killed never ends.
     monkeypatch.setattr(sweep, "_GRACE_S", 0.1)
-    records.write(Job(0, [], str(tmp_path / "b"), HASHES["b"], "running"))
+    records.write(SweepJob(0, [], str(tmp_path / "b"), HASHES["b"], "running"))
     assert not run_job(plan(tmp_path, "b"), [], 1, records).skipped
 
 
 def test_the_table_counts_and_gives_reasons(tmp_path):
-    found = [Job(0, [], "o/s/a", "1", "done", 12.34), Job(1, [], "o/s/b", "2", "failed", 0.5, "no such layer")]
+    found = [
+        SweepJob(0, [], "o/s/a", "1", "done", 12.34),
+        SweepJob(1, [], "o/s/b", "2", "failed", 0.5, "no such layer"),
+    ]
     assert table(found) == [
         "sweep: 2 jobs: 1 done, 1 failed",
         "     0  done            12.3 s  a",

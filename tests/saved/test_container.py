@@ -10,7 +10,6 @@ import torch
 
 from persona_prune.masks.mask import mask_digest, pack_bits
 from persona_prune.saved import container
-from persona_prune.saved.low_rank_file import save_recipe
 from persona_prune.saved.persona_file import load_persona_mask
 from tests.reference.persona_files import joined, one_of_each_format, small_linears, split
 
@@ -118,7 +117,7 @@ def forged(content, rng):
         tensors[name] = changed.view(tensors[name].shape) if changed.numel() == tensors[name].numel() else changed
     manifest = json.loads(header["__metadata__"]["manifest"])
     manifest["checksum"] = container._checksum(manifest, tensors)
-    return save_recipe(safetensors.torch, tensors, {"manifest": json.dumps(manifest)})
+    return safetensors.torch.save(tensors, {"manifest": json.dumps(manifest)})
 
 
 MUTATIONS = [flip, flip, cut, insert, header_length, header_text, header_node, manifest_node, manifest_node, forged]

@@ -15,7 +15,7 @@ from persona_prune.personas.pair_files import EMBEDDED
 SIXTEEN_TYPES = EMBEDDED / "questionnaires" / "sixteen_types.json"
 """60 statements written for this project, 15 an axis, 7 or 8 of them keyed to each pole."""
 
-Row = tuple[str, Any]
+Line = tuple[str, Any]
 """Where a row is in its file, and the row as read."""
 
 
@@ -105,7 +105,7 @@ def read_inventory(path: str | Path, options: Sequence[str]) -> Inventory:
     return Inventory(items, poles)
 
 
-def _csv_rows(path: Path, text: str) -> list[Row]:
+def _csv_rows(path: Path, text: str) -> list[Line]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         return [(f"{path}, line {reader.line_num}", row) for row in reader]

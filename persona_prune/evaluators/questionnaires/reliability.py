@@ -14,7 +14,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from persona_prune.evaluators.statistics import Floats
+
 Ints = NDArray[np.int64]
 
 _NOTHING = 1e-10  # variance of answers on a scale of a few points that is arithmetic only

@@ -9,7 +9,8 @@ from scipy.special import entr
 
 from persona_prune.evaluators.questionnaires.answers import NoOption
 from persona_prune.evaluators.questionnaires.inventory import Inventory, Item
-from persona_prune.evaluators.questionnaires.reliability import Floats, keyed, reliability
+from persona_prune.evaluators.questionnaires.reliability import keyed, reliability
+from persona_prune.evaluators.statistics import Floats
 
 Spoken = tuple[str, int | NoOption]
 """An answer in words, and the index of the option it names or why there is none."""

@@ -10,7 +10,7 @@ from persona_prune.common.validation import Name
 from persona_prune.masks.applying import Intervention
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.pairs import Pair
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona, Mix
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Material:
         seed: of everything random.
     """
 
-    persona: Persona | Mix
+    persona: AnyPersona
     pairs: Sequence[Pair]
     validation: Sequence[Pair]
     guard: Callable[[], Guard]
@@ -37,7 +37,7 @@ class Material:
     seed: int
 
 
-def refuse_mix(persona: Persona | Mix) -> None:
+def refuse_mix(persona: AnyPersona) -> None:
     """Raise ValueError for a mix with shares, which mean something for masks only."""
     if isinstance(persona, Mix) and not persona.pooled:
         raise ValueError(f"persona {persona.name} is a mix: its shares are of a mask's drops; choose a mask method")
@@ -49,8 +49,9 @@ class Baseline(Protocol):
     name: Name
     uses_pairs: ClassVar[bool]
     uses_validation: ClassVar[bool]
+    is_control: ClassVar[bool]
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError if it can't be had for ``persona``; called before any weights load."""
 
     def build(self, loaded: LoadedModel, material: Material, progress: Progress) -> Intervention:

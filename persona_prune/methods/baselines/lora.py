@@ -18,9 +18,9 @@ from persona_prune.common.validation import STRICT, Name, PositiveInt
 from persona_prune.masks.applying import Intervention
 from persona_prune.methods.baselines.base import Material, refuse_mix
 from persona_prune.models.likelihood import Answer
-from persona_prune.models.loaded import LoadedModel, maskable_linears
+from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.rows import Row, pair_rows
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -39,6 +39,7 @@ class Lora:
 
     uses_pairs: ClassVar[bool] = True
     uses_validation: ClassVar[bool] = False
+    is_control: ClassVar[bool] = False
 
     name: Name
     rank: PositiveInt
@@ -47,7 +48,7 @@ class Lora:
     epochs: PositiveInt
     batch_size: PositiveInt
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError for a mix."""
         refuse_mix(persona)
 
@@ -60,7 +61,7 @@ class Lora:
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=0.0,
-            target_modules=list(maskable_linears(loaded.model)),
+            target_modules=list(loaded.linears),
             task_type="CAUSAL_LM",
         )
         rows = [

@@ -15,7 +15,7 @@ from persona_prune.masks.applying import Intervention
 from persona_prune.methods.baselines.base import Material
 from persona_prune.models.chat_text import chat_prompt
 from persona_prune.models.loaded import LoadedModel, Message
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -24,10 +24,11 @@ class Prompt:
 
     uses_pairs: ClassVar[bool] = False
     uses_validation: ClassVar[bool] = False
+    is_control: ClassVar[bool] = False
 
     name: Name
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError if the persona has no system prompt, or one that describes its opposite."""
         if not (persona.system_prompt and persona.spoken_for):
             raise ValueError(no_system_prompt(persona))
@@ -37,7 +38,7 @@ class Prompt:
         return SystemPrompt(material.persona.system_prompt or "")
 
 
-def no_system_prompt(persona: Persona | Mix) -> str:
+def no_system_prompt(persona: AnyPersona) -> str:
     """Say why ``persona`` can't be asked for by its system prompt, and what to do."""
     if not persona.system_prompt:
         return f"persona {persona.name} has no system prompt: give one with persona.system_prompt=..."

@@ -13,7 +13,7 @@ from persona_prune.masks.applying import Intervention
 from persona_prune.methods.baselines.base import Material, refuse_mix
 from persona_prune.models.loaded import LoadedModel, Message
 from persona_prune.personas.pairs import Pair
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -25,11 +25,12 @@ class Rag:
 
     uses_pairs: ClassVar[bool] = True
     uses_validation: ClassVar[bool] = False
+    is_control: ClassVar[bool] = False
 
     name: Name
     neighbours: PositiveInt
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError for a mix."""
         refuse_mix(persona)
 

@@ -19,7 +19,7 @@ from persona_prune.methods.baselines.base import Material, refuse_mix
 from persona_prune.models.likelihood import forward, score
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.rows import Row, batches, pack, pair_rows
-from persona_prune.personas.persona import Mix, Persona
+from persona_prune.personas.persona import AnyPersona
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Steering:
 
     uses_pairs: ClassVar[bool] = True
     uses_validation: ClassVar[bool] = True
+    is_control: ClassVar[bool] = False
 
     name: Name
     depths: list[Annotated[float, Field(ge=0.0, lt=1.0)]]
@@ -50,7 +51,7 @@ class Steering:
         if not self.depths or not self.strengths:
             raise ValueError("name at least one depth and one strength")
 
-    def check(self, persona: Persona | Mix) -> None:
+    def check(self, persona: AnyPersona) -> None:
         """Raise ValueError for a mix."""
         refuse_mix(persona)
 
@@ -156,5 +157,5 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 
 
 def _margin(loaded: LoadedModel, rows: Sequence[Row], batch_size: int) -> float:
-    answers = score(loaded.model, rows, pad_id=loaded.tokenizer.pad_token_id, batch_size=batch_size)
+    answers = score(loaded, rows, batch_size)
     return sum((a.log_probs.mean() - b.log_probs.mean()).item() for a, b in answers) / len(answers)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-Cell = str | float | bool | None
+TableValue = str | float | bool | None
 
 _HIGHER = (
     "accuracy|margin|matching_log_prob|neutral_log_prob|neutral_first_word_kept|closer_to_matching|judge|"
@@ -41,7 +41,7 @@ def is_detail(metric: str) -> bool:
     return metric.endswith(("_low", "_high", "_p"))
 
 
-def item_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Cell]]]:
+def item_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[TableValue]]]:
     """Return columns and rows for the lines of a ``samples/<evaluator>.jsonl``.
 
     Values become columns, ``value/<metric>`` for the persona and ``<arm>/<metric>`` for another arm; lists and
@@ -54,8 +54,8 @@ def item_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[
     return columns, data
 
 
-def _cells(row: Mapping[str, Any]) -> dict[str, Cell]:
-    cells: dict[str, Cell] = {}
+def _cells(row: Mapping[str, Any]) -> dict[str, TableValue]:
+    cells: dict[str, TableValue] = {}
     for key, value in row.items():
         if key == "values" or key.endswith("_values"):
             arm = key.removesuffix("_values") if key != "values" else "value"
@@ -65,13 +65,13 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Cell]:
     return cells
 
 
-def _kind(cell: Cell) -> str | None:
+def _kind(cell: TableValue) -> str | None:
     if cell is None:
         return None
     return "number" if isinstance(cell, (int, float)) and not isinstance(cell, bool) else type(cell).__name__
 
 
-def _as_text(cell: Cell) -> Cell:
+def _as_text(cell: TableValue) -> TableValue:
     return cell if cell is None or isinstance(cell, str) else _json(cell)
 
 

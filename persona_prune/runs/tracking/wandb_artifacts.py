@@ -1,15 +1,14 @@
 """Files as W&B artifacts, named so that every run that uses or makes the same one points to the same version."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import wandb
-from safetensors import safe_open
 
 from persona_prune.runs.tracking.base import RunInfo
+from persona_prune.saved.container import stored_manifest
 
 _PERSONA_FORMATS = "persona_prune."
 _LONGEST_NAME = 128
@@ -52,8 +51,7 @@ def _artifact(path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> 
 
 def _manifest(path: Path) -> dict[str, Any]:
     """Return what a file of ours says of itself, without what is listed by Linear or round."""
-    with safe_open(path, framework="pt") as file:
-        found: dict[str, Any] = json.loads((file.metadata() or {}).get("manifest", "{}"))
+    found = stored_manifest(path)
     described = found.pop("description", {})
     plain = {key: value for key, value in found.items() if isinstance(value, (str, int, float))}
     return plain | {key: value for key, value in described.items() if isinstance(value, (str, int, float))}
