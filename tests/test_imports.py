@@ -18,7 +18,7 @@ ORDER = [
     {"saved"},
     {"report"},
     {"runs"},
-    {"run", "sync", "analyse", "chat", "check_pairs", "export", "serve", "tasks"},
+    {"run", "sync", "analyse", "chat", "check_pairs", "export", "rate", "serve", "tasks"},
 ]
 LIBRARIES = {  # library -> where it may be imported: a wing, or a file of it
     "torch": {"models", "masks", "calibration", "evaluators", "methods", "saved", "report", "runs", *ORDER[-1]},
@@ -112,6 +112,7 @@ def test_a_planted_violation_is_found(path, source):
         ("import persona_prune.export.__main__", "hydra"),
         ("import persona_prune.report.__main__", "torch"),
         ("import persona_prune.check_pairs.__main__", "torch"),
+        ("import persona_prune.rate.__main__", "torch"),
         ("import persona_prune", "torch"),
     ],
 )

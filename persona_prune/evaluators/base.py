@@ -12,6 +12,14 @@ VERSION = (
 )
 
 
+class AtOnce:
+    """An evaluator that is done with a model when it has evaluated it."""
+
+    def complete(self, loaded: LoadedModel, result: EvalResult, progress: Progress) -> EvalResult:
+        """Return ``result`` as it is."""
+        return result
+
+
 class Evaluator(Protocol):
     """What a YAML in ``conf/evaluator`` builds.
 
@@ -40,3 +48,6 @@ class Evaluator(Protocol):
             dense: this evaluator's result for the dense model; None when this call is that one.
             progress: for bars.
         """
+
+    def complete(self, loaded: LoadedModel, result: EvalResult, progress: Progress) -> EvalResult:
+        """Return ``result`` with what needs the dense model, which ``loaded`` is again; see `AtOnce`."""

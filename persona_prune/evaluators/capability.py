@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from persona_prune.common.progress import Progress
 from persona_prune.common.text_files import read_text
 from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.evaluators.base import AtOnce
 from persona_prune.evaluators.results import EvalResult
 from persona_prune.models.chat_text import chat_prompt
 from persona_prune.models.generation import greedy_answers
@@ -26,7 +27,7 @@ _FIRST_WORD_TOKENS = 6
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Capability:
+class Capability(AtOnce):
     """Perplexity and neutral drift.
 
     ``perplexity`` is over windows of held-out text, before which nothing is put: that of a baseline that speaks through
@@ -156,7 +157,7 @@ class Capability:
         return read_text(path)
 
     def _neutral_prompts(self) -> tuple[str, ...]:
-        path = _file(self.neutral_path, EMBEDDED / "neutral" / "prompts.jsonl", "capability.neutral_path")
+        path = _file(self.neutral_path, EMBEDDED / "neutral" / "heldout_prompts.jsonl", "capability.neutral_path")
         return read_prompts(path)
 
 

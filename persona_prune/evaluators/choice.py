@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from persona_prune.common.progress import Progress
 from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.evaluators.base import AtOnce
 from persona_prune.evaluators.results import EvalResult
 from persona_prune.models.chat_text import answer_lead, chat_prompt, encode_answer
 from persona_prune.models.loaded import LoadedModel
@@ -20,7 +21,7 @@ _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Choice:
+class Choice(AtOnce):
     """Matching against not matching answers, run through lm-eval with the chat template and no persona prompt.
 
     Metrics by item: ``accuracy`` (summed log-probability), ``accuracy_norm`` (per token), ``accuracy_content`` (per

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from persona_prune.common.progress import Progress
 from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.evaluators.base import AtOnce
 from persona_prune.evaluators.results import EvalResult
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.pairs import normalise
@@ -29,7 +30,7 @@ _LARGEST = 1e300
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class LMEval:
+class LMEval(AtOnce):
     """Tasks of lm-eval, with the seeds, few-shot examples and token boundaries of the ``lm_eval`` command.
 
     Metrics are lm-eval's, ``<task>/<metric>``, with ``_<filter>`` where a task filters answers: by document where the

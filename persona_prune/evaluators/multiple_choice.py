@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from persona_prune.common.progress import Progress
 from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.evaluators.base import AtOnce
 from persona_prune.evaluators.results import EvalResult
 from persona_prune.models.chat_text import answer_lead, chat_prompt, encode_answer
 from persona_prune.models.loaded import LoadedModel
@@ -20,7 +21,7 @@ from persona_prune.personas.splits import Split, split_of
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class MultipleChoice:
+class MultipleChoice(AtOnce):
     """The persona's option against all others, each scored as the answer to the prompt by itself.
 
     Metrics by item: ``accuracy`` (summed log-probability; options that tie for the first place share the point),

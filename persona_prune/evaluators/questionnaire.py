@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from persona_prune.common.progress import Progress
 from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.evaluators.base import AtOnce
 from persona_prune.evaluators.questionnaires.answers import parse_answer
 from persona_prune.evaluators.questionnaires.big_five import Sex, ipip_neo_120, norms
 from persona_prune.evaluators.questionnaires.inventory import SIXTEEN_TYPES, Inventory, Item, read_inventory
@@ -30,7 +31,7 @@ _PLACEHOLDER = re.compile(r"\{(item|options)\}")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Questionnaire:
+class Questionnaire(AtOnce):
     """Statements rated one at a time, with every template and with the options listed in order and reversed.
 
     The expected agreement with an item is the mean of its options' values 1, 2, ... under the softmax of their summed

@@ -39,34 +39,39 @@ def greedy_answers(
     return _answers(loaded, prompts, lambda _, __: [], max_new_tokens, batch_size, on_batch)
 
 
-def sampled_answers(
+def answers(
     loaded: LoadedModel,
     prompts: Sequence[tuple[int, ...]],
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[int | None],
     sampling: Sampling,
     max_new_tokens: int,
     batch_size: int,
     on_batch: Callable[[int], object] = lambda rows_done: None,
 ) -> list[tuple[int, ...]]:
-    """Return one sampled answer to each of ``prompts``, otherwise like `greedy_answers`.
+    """Return one answer to each of ``prompts``, greedy or sampled, in the same batches; else like `greedy_answers`.
 
     Args:
         loaded: the model.
         prompts: token ids.
-        seeds: one a prompt. Each answer has random numbers of its own, drawn on the CPU, so that batch size, order and
-            device change it no more than they change the logits.
+        seeds: one a prompt, None for a greedy answer. Each sampled answer has random numbers of its own, drawn on the
+            CPU, so that batch size, order and device change it no more than they change the logits.
         sampling: how tokens are drawn.
         max_new_tokens: length of an answer at most.
-        batch_size: prompts per batch.
-        on_batch: called with the number of prompts done.
+        batch_size: answers per batch.
+        on_batch: called with the number of answers done.
     """
-    numbers = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    numbers = [
+        None if seed is None else torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed))
+        for seed in seeds
+    ]
 
     def processors(chosen: list[int], width: int) -> list[LogitsProcessor]:
-        drawn = torch.stack([numbers[i] for i in chosen])
-        narrowed = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1.0 else []
-        return [TemperatureLogitsWarper(sampling.temperature), *narrowed, _Draw(drawn, width)]
+        drawn = [numbers[i] for i in chosen]
+        sampled = [row for row, own in enumerate(drawn) if own is not None]
+        return (
+            [_Draw(torch.stack([own for own in drawn if own is not None]), sampled, sampling, width)] if sampled else []
+        )
 
     return _answers(loaded, prompts, processors, max_new_tokens, batch_size, on_batch)
 
@@ -95,16 +100,23 @@ def drawn_tokens(scores: Tensor, numbers: Tensor) -> Tensor:
 
 
 class _Draw(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token a row, drawn by the row's own random number: `generate` has no generators by row."""
+    """Leaves some rows one token each, drawn by the row's own random number: `generate` has no generators by row."""
 
-    def __init__(self, numbers: Tensor, width: int) -> None:
-        """Take uniform numbers in [0, 1), ``[rows, max_new_tokens]``, and the length of the padded prompts."""
-        self._numbers, self._width = numbers, width
+    def __init__(self, numbers: Tensor, rows: list[int], sampling: Sampling, width: int) -> None:
+        """Take uniform numbers in [0, 1), ``[len(rows), max_new_tokens]``, and the length of the padded prompts."""
+        self._numbers, self._rows, self._width = numbers, rows, width
+        narrowed = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1.0 else []
+        self._warpers = [TemperatureLogitsWarper(sampling.temperature), *narrowed]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self._width
-        token = drawn_tokens(scores, self._numbers[:, step])
-        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
+        rows = torch.tensor(self._rows, device=scores.device)
+        drawn = scores[rows]
+        for warper in self._warpers:
+            drawn = warper(input_ids[rows], drawn)
+        token = drawn_tokens(drawn, self._numbers[:, step])
+        only = torch.full_like(drawn, -torch.inf).scatter(1, token[:, None], 0.0)
+        return scores.index_copy(0, rows, only)
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ import torch
 import transformers
 from filelock import FileLock
 from pydantic.dataclasses import dataclass
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from persona_prune.common.cache import cache_root
 from persona_prune.common.text_files import directory_stamp
@@ -177,6 +177,18 @@ def dequantised_wheel(package: str, distribution: str) -> Path:
         if not (target / "config.json").is_file():
             _dequantise(files[0], target)
     return target
+
+
+def sentence_encoder(package: str) -> tuple[Any, Any] | None:
+    """Return the sentence encoder that ``package`` carries in its ``model`` folder, and its tokenizer; None without it.
+
+    The package's files are read, its code is not run. On the CPU, in float32.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    directory = Path(spec.origin).parent / "model"
+    return AutoModel.from_pretrained(directory, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(directory)
 
 
 def _dequantise(gguf: Path, target: Path) -> None:

@@ -16,12 +16,32 @@ log = logging.getLogger(__name__)
 EMBEDDED = Path(__file__).parent / "embedded"
 
 
-def embedded_pairs(persona: Persona, split: Literal["calibration", "test"]) -> tuple[Pair, ...]:
-    """Return the embedded pairs of ``persona``; raise ValueError if it has none."""
+def embedded_pairs(persona: Persona, split: Literal["calibration", "test", "judge"]) -> tuple[Pair, ...]:
+    """Return the embedded pairs of ``persona``; raise ValueError if it has none.
+
+    ``judge`` are those that judges of speech learn from: no mask is calibrated on them, and nothing asks them.
+    """
     if persona.pairs is None:
         hint = "calibration=pairs calibration.path=FILE" if split == "calibration" else "evaluator.choice.path=FILE"
         raise ValueError(f"persona {persona.name} has no embedded {split} pairs: give your own with {hint}")
     return persona.orient(read_pairs(EMBEDDED / persona.pairs / f"{split}.jsonl"), embedded=True)
+
+
+def embedded_prompts(persona: Persona) -> tuple[str, ...]:
+    """Return the open prompts that the embedded ``persona`` speaks to; raise ValueError if it has none."""
+    if persona.pairs is None:
+        raise ValueError(f"persona {persona.name} has no embedded prompts: give evaluator.speech.prompts_path=FILE")
+    return read_prompts(EMBEDDED / persona.pairs / "speech.jsonl")
+
+
+def holds_answers(path: str | Path) -> bool:
+    """Return whether a file holds pairs of answers, not prompts alone; told from its first row.
+
+    Raises:
+        OSError, ValueError: it can't be read.
+    """
+    first = next(iter(_rows(Path(path).expanduser())), None)
+    return first is not None and isinstance(first[1], dict) and {"matching", "not_matching"} <= first[1].keys()
 
 
 def read_pairs(path: str | Path) -> tuple[Pair, ...]:
@@ -57,9 +77,7 @@ def _read(path: str | Path, sides: tuple[str, ...]) -> tuple[Pair, ...]:
 @functools.lru_cache(maxsize=16)
 def _read_pairs(path: Path, sides: tuple[str, ...], modified: int, size: int) -> tuple[Pair, ...]:
     """Read a file once while it is unchanged: checks and stages ask for it several times."""
-    text = read_text(path)
-    rows = csv_rows(path, text) if path.suffix.lower() == ".csv" else jsonl_rows(path, text)
-    candidates = [(line, _pair(path, line, row, sides)) for line, row in rows]
+    candidates = [(line, _pair(path, line, row, sides)) for line, row in _rows(path)]
     useless = [line for line, pair in candidates if _is_useless(pair, sides)]
     if useless:
         log.warning(
@@ -79,14 +97,28 @@ def _is_useless(pair: Pair, sides: tuple[str, ...]) -> bool:
     return not all(texts) or len(set(texts[1:])) < len(sides)
 
 
-def read_prompts(path: Path) -> tuple[str, ...]:
-    """Read a JSONL file of objects with ``prompt``; raise ValueError with file and line if it is not one."""
+def read_prompts(path: str | Path) -> tuple[str, ...]:
+    """Read prompts from a JSONL or CSV file with ``prompt`` (or ``question``); what else is in a row is left alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, or a row has no prompt; the message names file and line.
+    """
+    path = Path(path).expanduser()
     prompts = []
-    for line, row in jsonl_rows(path, read_text(path)):
-        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+    for line, row in _rows(path):
+        prompt = row.get("prompt", row.get("question")) if isinstance(row, dict) else None
+        if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(f"{path}, line {line}: expected an object with 'prompt'")
-        prompts.append(row["prompt"])
+        prompts.append(prompt)
     return tuple(prompts)
+
+
+def _rows(path: Path) -> list[tuple[int, object]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}" + (" (a directory)" if path.is_dir() else ""))
+    text = read_text(path)
+    return csv_rows(path, text) if path.suffix.lower() == ".csv" else jsonl_rows(path, text)
 
 
 def _pair(path: Path, line: int, row: object, sides: tuple[str, ...]) -> Pair:

@@ -8,8 +8,11 @@ _HABIT = 0.9  # share of items beyond which one answer is a habit, whatever is a
 _ITEMS = 0.1  # share of a questionnaire's variance below which the statements hardly matter
 _UNREADABLE = 0.5  # share of answers in words that name no option
 _DEGENERATE = 0.2  # share of open answers beyond the dense model's that are no text
+_ECHO = 0.05  # share of open answers beyond the dense model's that say the question again
+_APART = 0.1  # difference of two judges' shifts, of opposite sign, beyond which they disagree
+_RIVAL = 0.5  # share of the judges' shift that a rival may hear
 _SHIFT = 0.2  # change of one first word's share among neutral answers beyond which that word takes over
-_ALIGNMENT = ("choice/", "multiple_choice/", "questionnaire/", "generation/", "lm_eval/")
+_ALIGNMENT = ("choice/", "multiple_choice/", "questionnaire/", "speech/", "lm_eval/")
 
 
 def doubts(metrics: Mapping[str, float]) -> list[str]:
@@ -25,12 +28,13 @@ def doubts(metrics: Mapping[str, float]) -> list[str]:
         *_choice(metrics),
         *_options(metrics),
         *_questionnaire(metrics),
+        *_untested_judges(metrics),
     ]
 
 
 def not_the_persona(metrics: Mapping[str, float]) -> list[str]:
     """Return those of `doubts` that explain a shift, however large, by something else."""
-    found = [*_listed(metrics), *_generation(metrics)]
+    found = [*_listed(metrics), *_speech(metrics)]
     shift = metrics.get("capability/neutral_first_word_shift", 0.0)
     if shift > _SHIFT:
         found.append(
@@ -108,7 +112,35 @@ def _listed(metrics: Mapping[str, float]) -> Iterator[str]:
             yield f"It takes the option listed {place} with a probability of {taken:.2f}, whatever the statement."
 
 
-def _generation(metrics: Mapping[str, float]) -> Iterator[str]:
-    share = metrics.get("generation/degenerate")
-    if share is not None and share - metrics.get("dense/generation/degenerate", 0.0) > _DEGENERATE:
+def _speech(metrics: Mapping[str, float]) -> Iterator[str]:
+    share = metrics.get("speech/degenerate")
+    if share is None:
+        return
+    if share - metrics.get("dense/speech/degenerate", 0.0) > _DEGENERATE:
         yield f"{share:.0%} of its open answers are empty, loops or no text: whom they sound like says nothing."
+    if metrics.get("speech/echo", 0.0) - metrics.get("dense/speech/echo", 0.0) > _ECHO:
+        yield f"{metrics['speech/echo']:.0%} of its open answers begin by saying the question again."
+    if not metrics.get("speech/judge_independent", 1.0):
+        yield (
+            "The judges of its answers learned from the pairs that the mask was calibrated on: what they hear may be "
+            "these pairs' style. Give others with evaluator.speech.judge_path=FILE."
+        )
+    moved = metrics.get("speech/persona_delta", 0.0)
+    apart = [metrics.get(f"speech/persona_{judge}_delta") for judge in ("vectors", "ngrams")]
+    if all(change is not None for change in apart) and abs(moved) > 0:
+        first, second = (float(change) for change in apart if change is not None)
+        if abs(first - second) > _APART and (first > 0) != (second > 0):
+            yield (
+                f"The two judges disagree: the one of sentence vectors hears {first:+.2f}, the one of character "
+                f"n-grams {second:+.2f}. Read the answers."
+            )
+    for rival, words in (("length", "their length"), ("first_word", "their first word")):
+        change = metrics.get(f"speech/rival_{rival}_delta", 0.0)
+        certain = metrics.get(f"speech/rival_{rival}_delta_low", 0.0) > 0
+        if moved > 0 and certain and change > _RIVAL * moved:
+            yield f"A rival that sees only {words} hears {change:+.2f} of the judges' {moved:+.2f}: part of it is that."
+
+
+def _untested_judges(metrics: Mapping[str, float]) -> Iterator[str]:
+    if "speech/judge_auc" in metrics and "speech/judge_auc_statements" not in metrics:
+        yield "The judges of its answers were tested on one kind of written text only."

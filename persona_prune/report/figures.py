@@ -70,7 +70,8 @@ def columns(runs: Sequence[Run], adjusted: Sequence[Mapping[str, float]]) -> lis
         Column(DRIFT, "neutral drift", "+.3f", "nats per token that the dense model's own answers lose"),
     ]
     found = [*_alignment("choice", ""), *cost, *_alignment("multiple_choice", "options: ")]
-    found.append(Column("generation/degenerate", "degenerate", ".2f", "share of open answers that are no text"))
+    found.append(Column("speech/expressed", "heard", ".2f", "share of answers in which the persona is heard"))
+    found.append(Column("speech/coherent", "coherent", ".2f", "share of open answers that are text and no echo"))
     keys = dict.fromkeys(key for run in runs for key in run.metrics)
     tasks = [key for key in keys if key.startswith("lm_eval/") and key.endswith(("/acc", "/acc_norm", "/exact_match"))]
     found += [Column(key, key.removeprefix("lm_eval/"), ".3f", "lm-eval's figure") for key in tasks[:_MOST_TASKS]]

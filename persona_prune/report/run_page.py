@@ -1,5 +1,6 @@
 """What a person reads of one run: its closing lines, and one self-contained HTML page."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from persona_prune.evaluators.results import EvalResult
 from persona_prune.evaluators.statistics import item_values
 from persona_prune.masks.mask import Mask, difference
 from persona_prune.personas.persona import about
+from persona_prune.report.heard import all_answers, judge_table, median_answers, moved_traits
 from persona_prune.report.pages import environment
 from persona_prune.report.plot_style import DENSE, INK, MASKED, plotting, svg
 from persona_prune.report.verdict import WRECKED, control_table, interval, verdict
 
 _UNNAMED = ("questionnaire", "lm_eval")  # evaluators whose figures depend on what they ask
-_ANSWERS = 8  # shown
+_TABLED_APART = ("trait_", "judge_", "rival_", "written_")  # figures of speech
+_ANSWERS = 6  # shown on top
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ def summary_lines(name: str, metrics: Mapping[str, float], controls: Sequence[st
     """Return the few lines a run ends with: accuracy, margin, perplexity against dense, effect over controls."""
     lines = [name]
     for key, label in (
+        ("speech/expressed", "persona heard"),
+        ("speech/persona", "... by the judges"),
+        ("speech/coherent", "coherent answers"),
         ("choice/accuracy", "accuracy"),
         ("choice/accuracy_norm", "accuracy per token"),
         ("choice/margin", "margin"),
@@ -48,7 +54,6 @@ def summary_lines(name: str, metrics: Mapping[str, float], controls: Sequence[st
         ("multiple_choice/accuracy", "several options"),
         ("multiple_choice/accuracy_norm", "... per token"),
         ("multiple_choice/margin", "... margin"),
-        ("generation/degenerate", "degenerate answers"),
         ("capability/perplexity", "perplexity"),
     ):
         if key in metrics:
@@ -62,10 +67,11 @@ def summary_lines(name: str, metrics: Mapping[str, float], controls: Sequence[st
         lines.append(f"  {'neutral drift':<20}{metrics['capability/neutral_drift']:>9.3f} nats per token")
     counts = Counter(key.partition("/")[0] for key in metrics)
     lines += [f"  {counts[name]} figures of {name} in metrics.json and the report" for name in _UNNAMED if counts[name]]
-    for control in controls:
-        key = f"choice/margin_vs_{control}"
+    compared = [("speech/persona", "heard"), ("choice/margin", "margin")]
+    for control, (metric, label) in itertools.product(controls, compared):
+        key = f"{metric}_vs_{control}"
         if key in metrics:
-            line = f"  {f'margin - {control}':<20}{metrics[key]:>+9.3f}{interval(metrics, key)}"
+            line = f"  {f'{label} - {control}':<20}{metrics[key]:>+9.3f}{interval(metrics, key)}"
             line += f"   p = {metrics[f'{key}_p']:.2g}"
             ratio = metrics.get(f"{control}/capability/perplexity_ratio", 1.0)
             if not ratio <= WRECKED:
@@ -94,7 +100,10 @@ def run_page(facts: RunFacts) -> str:
             controls=control_table(facts.metrics, facts.controls),
             plots=_plots(facts),
             examples=_examples(facts),
-            spoken=_spoken(facts),
+            heard=median_answers(facts.results["speech"], _ANSWERS) if "speech" in facts.results else [],
+            spoken=all_answers(facts.results["speech"]) if "speech" in facts.results else [],
+            traits=moved_traits(facts.metrics),
+            judges=judge_table(facts.metrics),
             config=yaml.safe_dump(dict(facts.config), sort_keys=False),
             facts=_facts(facts),
         )
@@ -106,6 +115,8 @@ def _table(metrics: Mapping[str, float], results: Mapping[str, EvalResult]) -> l
     rows = []
     for evaluator, result in results.items():
         for metric in [*result.means(), *result.metrics]:
+            if metric.startswith(_TABLED_APART):
+                continue
             key = f"{evaluator}/{metric}"
             dense = f"dense/{key}"
             delta = f"{key}_delta"
@@ -147,16 +158,6 @@ def _examples(facts: RunFacts) -> list[dict[str, Any]]:
     ]
     moved.sort(key=lambda item: item["masked_margin"] - item["dense_margin"])
     return [*moved[::-1][:3], *moved[:3]] if len(moved) > 6 else moved
-
-
-def _spoken(facts: RunFacts) -> list[dict[str, Any]]:
-    """Return the first open answers, with the dense model's where they were given too."""
-    samples = facts.results["generation"].samples if "generation" in facts.results else []
-    arms = [("dense", "dense_answer"), ("masked", "answer")]
-    return [
-        {"prompt": sample["prompt"], "answers": [(arm, sample[key]) for arm, key in arms if key in sample]}
-        for sample in samples[:_ANSWERS]
-    ]
 
 
 def _plots(facts: RunFacts) -> list[tuple[str, Markup]]:

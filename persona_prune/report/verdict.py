@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from persona_prune.report.doubts import doubts
+from persona_prune.report.heard import speech_verdict
 
 WRECKED = 1.5  # perplexity ratio beyond which a two-way choice says nothing
 
 
 def verdict(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
     """Say in words what the figures do and don't show, one sentence each."""
-    sentences = []
+    sentences = speech_verdict(metrics)
     if "choice/margin_delta" in metrics:
         delta, low, high = (metrics[f"choice/margin_delta{end}"] for end in ("", "_low", "_high"))
         if low > 0:

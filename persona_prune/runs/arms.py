@@ -2,28 +2,24 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from persona_prune.common.cache import cache_path, store_json
 from persona_prune.common.progress import Progress, progress_bar
 from persona_prune.evaluators.base import VERSION
 from persona_prune.evaluators.results import EvalResult
-from persona_prune.evaluators.statistics import average, compared, summarise
+from persona_prune.evaluators.statistics import compared, summarise
 from persona_prune.masks.applying import Masking, masked
 from persona_prune.methods.baselines.prompt import SystemPrompt
 from persona_prune.models.loaded import LoadedModel
-from persona_prune.report.verdict import WRECKED
 from persona_prune.runs.builder import Builder
 from persona_prune.runs.built import Built
-from persona_prune.runs.controls import control_masks
+from persona_prune.runs.controls import Results, average_of_sound, control_masks
 from persona_prune.runs.directory import RunDirectory
 from persona_prune.runs.plan import Plan
 
 log = logging.getLogger(__name__)
-
-
-Results = dict[str, EvalResult]
 
 
 @dataclass(frozen=True)
@@ -52,15 +48,17 @@ def measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builder
     if plan.with_prompt and (built is None or built.mask is None):
         log.info("with_prompt: only masks are measured under the persona's prompt as well; left out")
     with run.stage("evaluate"):
-        dense = {name: _dense(plan, loaded, run, name) for name in plan.evaluators}
+        dense = {name: _dense(plan, loaded, name) for name in plan.evaluators}
         if built is None:
             return Arms(dense, None, {}, {}, {}, None)
         prompted: Results | None = None
         with built.intervention.applied(loaded) as persona:
-            results = _evaluate(plan, persona, run, "masked" if built.mask else "persona", dense)
+            results = _evaluate(plan, persona, "masked" if built.mask else "persona", dense)
             if plan.with_prompt and built.mask is not None:
                 with SystemPrompt(plan.persona.system_prompt or "").applied(persona) as spoken_to:
-                    prompted = _evaluate(plan, spoken_to, run, "with prompt", dense)
+                    prompted = _evaluate(plan, spoken_to, "with prompt", dense)
+        results = _complete(plan, loaded, results)
+        prompted = prompted and _complete(plan, loaded, prompted)
     controls: dict[str, Results] = {}
     wrecked: dict[str, int] = {}
     sparsity: dict[str, float] = {}
@@ -72,24 +70,14 @@ def measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builder
             for number, mask in enumerate(masks, start=1):
                 label = f"{name} {number} of {len(masks)}" if len(masks) > 1 else name
                 with masked(loaded.model, mask, model_fingerprint=loaded.fingerprint, gamma=gamma):
-                    found.append(_evaluate(plan, loaded, run, label, dense))
+                    results_of_mask = _evaluate(plan, loaded, label, dense)
+                found.append(_complete(plan, loaded, results_of_mask))
         controls[name], wrecked[name] = average_of_sound(found)
         sparsity[name] = sum(mask.sparsity for mask in masks) / len(masks)
     return Arms(dense, results, controls, wrecked, sparsity, prompted)
 
 
-def average_of_sound(found: Sequence[Results]) -> tuple[Results, int]:
-    """Return the average of a control's masks that don't wreck the model, and how many do; of all if all do."""
-    sound = [
-        results
-        for results in found
-        if all(result.metrics.get("perplexity_ratio", 1.0) <= WRECKED for result in results.values())
-    ]
-    averaged = {evaluator: average([results[evaluator] for results in sound or found]) for evaluator in found[0]}
-    return averaged, len(found) - len(sound)
-
-
-def _dense(plan: Plan, loaded: LoadedModel, run: RunDirectory, name: str) -> EvalResult:
+def _dense(plan: Plan, loaded: LoadedModel, name: str) -> EvalResult:
     """Return an evaluator's result for the dense model, from the cache if it was measured before."""
     evaluator = plan.evaluators[name]
     model = [loaded.fingerprint, loaded.arithmetic, loaded.tokenizer.chat_template]
@@ -100,14 +88,22 @@ def _dense(plan: Plan, loaded: LoadedModel, run: RunDirectory, name: str) -> Eva
         log.info("%s (dense): from the cache", name)
     except (OSError, ValueError, KeyError):
         result = evaluator.evaluate(loaded, plan.persona, None, _progress("dense"))
+        result = evaluator.complete(loaded, result, _progress("dense"))
         store_json(path, {"samples": list(result.samples), "metrics": dict(result.metrics)})
     return result
 
 
-def _evaluate(plan: Plan, loaded: LoadedModel, run: RunDirectory, label: str, dense: Results) -> Results:
+def _evaluate(plan: Plan, loaded: LoadedModel, label: str, dense: Results) -> Results:
     return {
         name: evaluator.evaluate(loaded, plan.persona, dense[name], _progress(label))
         for name, evaluator in plan.evaluators.items()
+    }
+
+
+def _complete(plan: Plan, loaded: LoadedModel, results: Results) -> Results:
+    """Return the results with what needs the dense model, which ``loaded`` is again."""
+    return {
+        name: plan.evaluators[name].complete(loaded, result, _progress("dense")) for name, result in results.items()
     }
 
 

@@ -23,6 +23,8 @@ from persona_prune.runs.tracking.base import RunInfo
 
 log = logging.getLogger(__name__)
 
+_SHOWN = 3  # prompts whose answers are printed
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -71,6 +73,7 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
         metrics |= {f"time/{stage}_s": seconds for stage, seconds in run.seconds.items()}
         metrics |= {"time/total_s": time.perf_counter() - started, "memory/peak_mb": peak_memory_mb()}
         run.write_json("metrics.json", metrics)
+        from persona_prune.report.heard import answer_lines, median_answers
         from persona_prune.report.run_page import RunFacts, run_page, summary_lines  # matplotlib takes its time
 
         page = run_page(
@@ -91,6 +94,8 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
         tracked.fail("interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error))
         raise
     log.info("%s", summary_lines(plan.name, metrics, list(arms.controls)))
+    if "speech" in arms.results:
+        log.info("%s", "\n".join(answer_lines(median_answers(arms.results["speech"], _SHOWN))))
     for doubt in doubts(metrics):
         log.warning("  ! %s", doubt)
     log.info("report: %s", run.path / "report.html")

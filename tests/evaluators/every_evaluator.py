@@ -6,11 +6,11 @@ from pathlib import Path
 from persona_prune.evaluators.base import Evaluator
 from persona_prune.evaluators.capability import Capability
 from persona_prune.evaluators.choice import Choice
-from persona_prune.evaluators.generation import Generation
 from persona_prune.evaluators.lm_eval_tasks import LMEval
 from persona_prune.evaluators.multiple_choice import MultipleChoice
 from persona_prune.evaluators.questionnaire import Questionnaire
 from persona_prune.evaluators.results import EvalResult
+from persona_prune.evaluators.speech import Speech
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.persona import Persona
 
@@ -65,7 +65,7 @@ def every_evaluator(folder: Path, *, batch_size: int) -> dict[str, Evaluator]:
             answer_tokens=6,
             batch_size=batch_size,
         ),
-        "generation": Generation(
+        "speech": Speech(
             prompts_path=None,
             limit=6,
             max_new_tokens=32,
@@ -73,8 +73,20 @@ def every_evaluator(folder: Path, *, batch_size: int) -> dict[str, Evaluator]:
             temperature=1.0,
             top_p=1.0,
             seed=0,
-            judge=None,
             batch_size=batch_size,
+            judge_path=None,
+            calibration_path=None,
+            calibration_split=None,
+            other_traits=False,
+            judge={
+                "base_url": None,
+                "model": None,
+                "key_variable": "OPENAI_API_KEY",
+                "requests_per_minute": None,
+                "timeout": 1.0,
+                "retries": 0,
+                "parallel": 1,
+            },
         ),
         "lm_eval": LMEval(
             tasks=["persona_extrovert"],

@@ -4,7 +4,7 @@ import pytest
 
 from tests.evaluators.every_evaluator import ask, every_evaluator
 
-NAMES = ["choice", "multiple_choice", "questionnaire", "generation", "lm_eval", "capability"]
+NAMES = ["choice", "multiple_choice", "questionnaire", "speech", "lm_eval", "capability"]
 
 
 @pytest.fixture(params=["tiny", pytest.param("smollm2", marks=pytest.mark.slow)])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from transformers import MistralConfig, MistralForCausalLM, TemperatureLogitsWarper, TopPLogitsWarper
 
 from persona_prune.models.decoding import Completion, DecodingBatch, Query, draw
-from persona_prune.models.generation import Sampling, greedy_answers, sampled_answers
+from persona_prune.models.generation import Sampling, answers, greedy_answers
 from persona_prune.models.loaded import LoadedModel
 from tests.serving_support import PROMPTS, query, tokens_of
 
@@ -81,7 +81,7 @@ def test_greedy_answers_are_the_same_alone_and_batched_and_as_by_generate(tiny):
 
 def test_sampled_answers_depend_on_their_own_seed_only(tiny):
     seeds = [5, 6, 7, 5]
-    expected = sampled_answers(
+    expected = answers(
         tiny,
         [tokens_of(tiny, p) for p in PROMPTS],
         seeds=seeds,

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from persona_prune.models.generation import Sampling, end_tokens, greedy_answers, sampled_answers
+from persona_prune.models.generation import Sampling, answers, end_tokens, greedy_answers
 
 PROMPTS = [(5, 6, 7, 8, 9), (10, 11), (12, 13, 14), (5, 6)]
 SEEDS = [3, 1, 4, 15]
@@ -11,9 +11,7 @@ WARM = Sampling(temperature=0.8, top_p=0.9)
 
 
 def sampled(tiny, prompts=PROMPTS, seeds=SEEDS, sampling=WARM, batch_size=4, max_new_tokens=7):
-    return sampled_answers(
-        tiny, prompts, seeds=seeds, sampling=sampling, max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
+    return answers(tiny, prompts, seeds=seeds, sampling=sampling, max_new_tokens=max_new_tokens, batch_size=batch_size)
 
 
 def next_probabilities(tiny, ids, sampling):
@@ -80,3 +78,10 @@ def test_the_seed_decides(tiny):
 def test_hardly_any_warmth_is_greedy(tiny):
     cold = Sampling(temperature=1e-4, top_p=1.0)
     assert sampled(tiny, sampling=cold) == greedy_answers(tiny, PROMPTS, max_new_tokens=7, batch_size=4)
+
+
+def test_greedy_and_sampled_answers_share_batches_without_changing_each_other(tiny):
+    mixed = sampled(tiny, seeds=[None, 1, None, 15])
+    alone = sampled(tiny)
+    greedy = greedy_answers(tiny, PROMPTS, max_new_tokens=7, batch_size=4)
+    assert mixed == [greedy[0], alone[1], greedy[2], alone[3]]

@@ -23,14 +23,14 @@ def test_an_ordinary_run_raises_none():
         questionnaire__share_items=0.4,
         questionnaire__share_orders=0.2,
         questionnaire__first_listed=0.3,
-        generation__degenerate=0.1,
-        dense__generation__degenerate=0.05,
+        speech__degenerate=0.1,
+        dense__speech__degenerate=0.05,
     )
 
 
 def test_a_mask_whose_cost_nobody_measured():
     assert "add capability" in words(mask__sparsity=0.2, choice__margin=1.0)
-    assert "add capability" in words(mask__sparsity=0.2, generation__degenerate=0.0)
+    assert "add capability" in words(mask__sparsity=0.2, speech__degenerate=0.0)
     assert not words(mask__sparsity=0.0, choice__margin=1.0)
     assert not words(mask__sparsity=0.2, choice__margin=1.0, capability__perplexity_ratio=1.0)
 
@@ -64,5 +64,5 @@ def test_a_questionnaire_answered_without_reading():
 
 
 def test_open_answers_are_measured_against_the_dense_models():
-    assert "80% of its open answers" in words(generation__degenerate=0.8, dense__generation__degenerate=0.1)
-    assert not words(generation__degenerate=0.8, dense__generation__degenerate=0.7)
+    assert "80% of its open answers" in words(speech__degenerate=0.8, dense__speech__degenerate=0.1)
+    assert not words(speech__degenerate=0.8, dense__speech__degenerate=0.7)
