@@ -22,7 +22,7 @@ from persona_prune.common.text_files import write_text
 from persona_prune.evaluators.base import Evaluator
 from persona_prune.masks.applying import masked
 from persona_prune.masks.mask import Mask
-from persona_prune.models.loaded import LoadedModel
+from persona_prune.models.loaded import LoadedModel, same_weights
 from persona_prune.personas.pair_files import read_prompts
 from persona_prune.personas.persona import AnyPersona
 from persona_prune.saved.mask_file import FORMATS
@@ -234,9 +234,9 @@ def _source(text: str) -> Source:
 
 
 def _check_one_model(fingerprints: Mapping[str, str]) -> None:
-    (one, expected), *others = fingerprints.items()
-    for other, fingerprint in others:
-        if fingerprint != expected:
+    one, expected = max(fingerprints.items(), key=lambda item: len(item[1]))  # files of version 0.1.0 say less
+    for other, fingerprint in fingerprints.items():
+        if not same_weights(fingerprint, expected):
             raise ValueError(
                 f"{one} and {other} are of different models (fingerprints {expected} and {fingerprint}): "
                 "give masks of one model"

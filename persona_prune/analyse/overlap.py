@@ -11,6 +11,7 @@ from torch import Tensor
 
 from persona_prune.masks.mask import Mask
 from persona_prune.models.layers import OUTSIDE, place
+from persona_prune.models.loaded import same_weights
 
 By = Literal["linear", "module", "block", "layer"]
 """Ways to divide a model: every Linear, those of one name (``q_proj``), attention and MLP, or decoder layers."""
@@ -68,7 +69,8 @@ def overlaps(first: Mask, second: Mask) -> dict[str, Overlap]:
     Raises:
         ValueError: the masks belong to different models.
     """
-    if first.model_fingerprint != second.model_fingerprint or dict(first.shapes) != dict(second.shapes):
+    one_model = same_weights(first.model_fingerprint, second.model_fingerprint)
+    if not one_model or dict(first.shapes) != dict(second.shapes):
         raise ValueError(
             f"the masks belong to different models (fingerprints {first.model_fingerprint} and "
             f"{second.model_fingerprint}): compare masks of one model"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from persona_prune.masks.mask import Mask
-from persona_prune.models.loaded import LoadedModel, fingerprint, maskable_linears
+from persona_prune.models.loaded import LoadedModel, fingerprint, maskable_linears, same_weights
 
 
 class Intervention(Protocol):
@@ -95,7 +95,7 @@ def check_fits(model: nn.Module, mask: Mask, model_fingerprint: str) -> dict[str
             f"the mask covers {len(mask.shapes)} Linears of another model; this one has {len(shapes)}, "
             f"the first {next(iter(shapes.items()))}"
         )
-    if mask.model_fingerprint != model_fingerprint:
+    if not same_weights(mask.model_fingerprint, model_fingerprint):
         raise ValueError(
             f"the mask was made for the model with fingerprint {mask.model_fingerprint}, not {model_fingerprint}: "
             "build it again for these weights"

@@ -1,14 +1,27 @@
 """A loaded model: what can be masked in it, and what tells it from another."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from persona_prune.models.chat_text import chat_prompt
+from persona_prune.models.digests import (
+    config_digest,
+    exact_digest,
+    rounded_digest,
+    sampled_digest,
+    tokenizer_digest,
+)
+
+_SAMPLED = 16  # hex digits of a sample of the weights, by which version 0.1.0 knew a model
+
+_exact: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 Message = Mapping[str, str]
 """One chat message: ``role`` and ``content``."""
@@ -49,22 +62,35 @@ class LoadedModel:
 
     @property
     def arithmetic(self) -> str:
-        """What results of the same maskable weights still depend on. Part of every cache key.
+        """What results still depend on beside the fingerprint. Part of every cache key.
 
-        That is dtype, device, the versions of torch and transformers, every other parameter (embeddings, norms, biases,
-        a sample of each), and how a prompt is put to the model, which may depend on the day.
+        That is dtype, device, the versions of torch and transformers, the whole configuration, the tokenizer, every bit
+        of every weight and buffer, and how a prompt is put to the model, which may depend on the day. The weights are
+        read once, and remembered.
+
+        Raises:
+            ValueError: the weights were not read yet, and aren't those it was loaded with: a mask is on it.
         """
         device = self.model.device
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        masked = {id(module.weight) for module in self.linears.values()}
-        others = [(name, parameter) for name, parameter in self.model.named_parameters() if id(parameter) not in masked]
-        message = [{"role": "user", "content": "Who are you?"}]
-        text = self.tokenizer.apply_chat_template(message, tokenize=False, enable_thinking=False)
-        spoken = self.tokenizer(text, add_special_tokens=False).input_ids
+        spoken = self.tokenizer(chat_prompt(self.tokenizer, "Who are you?"), add_special_tokens=False).input_ids
         return (
             f"{self.model.dtype} on {where}, torch {torch.__version__}, transformers {transformers.__version__}, "
-            f"with {_digest(others)}, spoken to in {spoken}"
+            f"with {self._weights()}, configured as {config_digest(self.model)}, "
+            f"spoken to by {tokenizer_digest(self.tokenizer)} in {spoken}"
         )
+
+    def _weights(self) -> str:
+        """Return a digest of every weight and buffer as it was loaded, beyond what the fingerprint tells."""
+        if self.model not in _exact:
+            linears = self.linears
+            if _sampled(linears) != self.fingerprint[:_SAMPLED]:
+                raise ValueError(f"model {self.name} is not dense: take the mask off that is on it")
+            # Of these the fingerprint has every bit.
+            known = {id(module.weight) for module in linears.values() if module.weight.dtype == torch.bfloat16}
+            named = [*self.model.named_parameters(), *self.model.named_buffers()]
+            _exact[self.model] = exact_digest((name, tensor) for name, tensor in named if id(tensor) not in known)
+        return _exact[self.model]
 
 
 def maskable_linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -98,23 +124,24 @@ def maskable_linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Return 16 hex digits that identify the weights masks apply to: names, shapes and a sample of the values.
+    """Return 32 hex digits that identify the weights masks apply to: names, shapes, and every value rounded to bf16.
 
-    Values are rounded to bf16 first, so float32 and bf16 copies of one model agree.
+    As values are rounded, float32 and bf16 copies of one model agree. The first half is of a sample of the values: all
+    that files of version 0.1.0 know of a model (`same_weights`).
     """
-    return _digest((name, module.weight) for name, module in maskable_linears(model).items())
+    linears = maskable_linears(model)
+    return _sampled(linears) + rounded_digest((name, module.weight) for name, module in linears.items())
 
 
-def _digest(parameters: Iterable[tuple[str, Tensor]]) -> str:
-    digest = hashlib.sha256()
-    for name, parameter in parameters:
-        digest.update(f"{name}:{tuple(parameter.shape)};".encode())
-        values = parameter.detach().flatten()
-        # Without the 1 they would be of one column where the number of rows is a multiple of 1024.
-        stride = values.numel() // 1024 + 1
-        sample = values[::stride].to(torch.bfloat16).float().cpu()
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
+def same_weights(one: str, other: str) -> bool:
+    """Tell whether two fingerprints are of one model, as far as both know it: version 0.1.0 wrote the first half."""
+    if _SAMPLED in (len(one), len(other)):
+        return one[:_SAMPLED] == other[:_SAMPLED]
+    return one == other
+
+
+def _sampled(linears: Mapping[str, nn.Linear]) -> str:
+    return sampled_digest((name, module.weight) for name, module in linears.items())
 
 
 def _embeddings(model: nn.Module) -> list[Any]:
