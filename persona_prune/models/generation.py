@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+from persona_prune.models.chat_text import end_of_turn
 from persona_prune.models.loaded import LoadedModel
 
 
@@ -77,9 +78,15 @@ def answers(
 
 
 def end_tokens(loaded: LoadedModel) -> set[int]:
-    """Return the ids of the tokens that end an answer."""
-    ends = loaded.model.generation_config.eos_token_id
-    return set(ends) if isinstance(ends, list) else {ends}
+    """Return the ids of the tokens that end an answer.
+
+    Those of the generation configuration, the tokenizer's own and the one that ends a turn in the chat template: a
+    checkpoint's configuration may still be that of the base model, which knows no turns.
+    """
+    configured = loaded.model.generation_config.eos_token_id
+    ends = [*(configured if isinstance(configured, list) else [configured])]
+    ends += [loaded.tokenizer.eos_token_id, end_of_turn(loaded.tokenizer)]
+    return {int(end) for end in ends if end is not None}
 
 
 def drawn_tokens(scores: Tensor, numbers: Tensor) -> Tensor:
@@ -129,7 +136,7 @@ def _answers(
     on_batch: Callable[[int], object],
 ) -> list[tuple[int, ...]]:
     """Answer in batches of similar length; ``processors`` is asked with a batch's indices and its padded length."""
-    model, pad = loaded.model, loaded.tokenizer.pad_token_id
+    model, pad = loaded.model, loaded.pad_id
     ends = end_tokens(loaded)
     answers: list[tuple[int, ...]] = [()] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
@@ -150,6 +157,7 @@ def _answers(
             top_k=None,
             repetition_penalty=1.0,
             pad_token_id=pad,
+            eos_token_id=sorted(ends) or None,
         )
         for i, row in zip(chosen, output[:, width:].tolist(), strict=True):
             stop = next((at for at, token in enumerate(row) if token in ends), len(row))

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from persona_prune.common.cache import cache_root
 from persona_prune.common.text_files import directory_stamp
 from persona_prune.common.validation import STRICT, Name, PositiveInt
+from persona_prune.models.chat_text import check_template, end_of_turn
 from persona_prune.models.devices import DType, pick_device, pick_dtype
 from persona_prune.models.loaded import LoadedModel, fingerprint
 
@@ -216,7 +217,21 @@ def _finish(name: str, model: Any, tokenizer: Any, chat_template: str | None) ->
         tokenizer.chat_template = chat_template
     if tokenizer.chat_template is None:
         raise ValueError(f"model {name} has no chat template: set model.chat_template to a Jinja template")
+    try:
+        check_template(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"model {name}: {error}") from None
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        # Padding is masked, so that any will do; but what pads is not shown in texts, so it must be no word.
+        end = end_of_turn(tokenizer)
+        special = [tokenizer.eos_token, *tokenizer.all_special_tokens]
+        special += [] if end is None else [tokenizer.convert_ids_to_tokens(end)]
+        found = next((token for token in special if token is not None), None)
+        if found is None:
+            raise ValueError(
+                f"model {name}: its tokenizer has no special token to pad with: give it a pad_token in "
+                "tokenizer_config.json"
+            )
+        tokenizer.pad_token = found
     model.eval().requires_grad_(False)
     return LoadedModel(name=name, model=model, tokenizer=tokenizer, fingerprint=fingerprint(model))
