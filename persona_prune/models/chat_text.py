@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -127,13 +126,13 @@ def _found_manner(tokenizer: Any, template: str) -> _Manner:
         missing = wanted[len(given) :]
         opening = missing.rstrip(" ") if missing.strip() else ""
         return _Manner(opening, missing[len(opening) :], after)
-    shared = commonprefix([given, wanted])
+    shared = next((at for at, (a, b) in enumerate(zip(given, wanted)) if a != b), min(len(given), len(wanted)))
     if prompt == _rendered(tokenizer, [asked], answer_next=False) and not given.startswith(wanted):
         raise ValueError(
             f"its chat template takes no notice of add_generation_prompt, and puts {wanted.strip()!r} before "
             "answers: set model.chat_template to one that has it"
         )
-    return _Manner(_closing(given[len(shared) :], template, tokenizer), "", after)
+    return _Manner(_closing(given[shared:], template, tokenizer), "", after)
 
 
 def _closing(opened: str, template: str, tokenizer: Any) -> str:

@@ -78,7 +78,7 @@ def _digest(tensors: NamedTensors, dtype: torch.dtype | None) -> str:
     for name, tensor in tensors:
         hashed = xxhash.xxh3_128()
         for piece in _pieces(tensor.detach().reshape(-1), dtype):
-            hashed.update(piece.contiguous().view(torch.uint8).numpy())
+            hashed.update(piece.contiguous().view(torch.uint8).numpy().data)
         digest.update(_label(name, tensor))
         digest.update(hashed.digest())
     return digest.hexdigest()[:16]

@@ -1,6 +1,7 @@
 """What chat templates do beside the plain case: found out by rendering, before anything is measured."""
 
 import copy
+import re
 
 import pytest
 from tokenizers import AddedToken
@@ -109,11 +110,8 @@ def test_what_nothing_can_be_said_of_is_refused_on_loading(tiny, tmp_path, templ
         device_map=None,
         chat_template=template,
     )
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf"^model own: .*{re.escape(message)}.*set model\.chat_template"):
         spec.load()
-    assert message in str(error.value)
-    assert "model own: " in str(error.value)
-    assert "set model.chat_template" in str(error.value)
 
 
 @pytest.mark.parametrize(
