@@ -1,6 +1,5 @@
 """Reading the figures of runs, for the tables of the experiments."""
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from persona_prune.common.errors import one_line
+from persona_prune.common.json_numbers import load_item
 from persona_prune.evaluators.results import EvalResult
 from persona_prune.evaluators.statistics import Floats, bootstrap_interval, compare, sign_flip
 from persona_prune.saved.finished_runs import Run as FinishedRun
@@ -18,7 +18,7 @@ from persona_prune.saved.finished_runs import read_run
 def load_samples(run: Path, evaluator: str) -> EvalResult:
     """Return the items of one evaluator as the run in the directory ``run`` left them."""
     lines = (run / "samples" / f"{evaluator}.jsonl").read_text(encoding="utf-8").split("\n")
-    return EvalResult([json.loads(line) for line in lines if line])
+    return EvalResult([load_item(line) for line in lines if line])
 
 
 def number(metrics: Mapping[str, float], key: str, form: str) -> str:

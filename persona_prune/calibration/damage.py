@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from persona_prune.calibration import signature_cache
 from persona_prune.calibration.gradients import output_gradients
-from persona_prune.common.cache import store
 from persona_prune.common.progress import Progress
 from persona_prune.models.likelihood import PIECE, forward
 from persona_prune.models.loaded import LoadedModel
@@ -109,7 +108,7 @@ def cached_damage(
     )
     inputs = {f"inputs/{name}": d.inputs for name, d in damage.items()}
     outputs = {f"outputs/{name}": d.outputs for name, d in damage.items()}
-    store(path, lambda partial: save_file(inputs | outputs, partial))
+    signature_cache.store_finite(path, inputs | outputs, lambda partial: save_file(inputs | outputs, partial))
     return damage, path
 
 

@@ -2,12 +2,13 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from persona_prune.calibration.signatures import VERSION, Signature, Statistics
 from persona_prune.common.cache import cache_path, store
@@ -21,7 +22,7 @@ def cache_file(model_fingerprint: str, data_hash: str, settings: Mapping[str, ob
 
 
 def save(path: Path, signatures: Sequence[Signature]) -> None:
-    """Keep the signatures of one pass (safetensors)."""
+    """Keep the signatures of one pass (safetensors), unless one of them is not finite."""
     tensors = {
         f"{pole}/{name}/{field.name}": getattr(statistics, field.name)
         for pole, signature in enumerate(signatures)
@@ -37,7 +38,17 @@ def save(path: Path, signatures: Sequence[Signature]) -> None:
         "tokens": [signature.tokens for signature in signatures],
         "sequences": first.sequences,
     }
-    store(path, lambda partial: save_file(tensors, partial, metadata={"manifest": json.dumps(manifest)}))
+    metadata = {"manifest": json.dumps(manifest)}
+    store_finite(path, tensors, lambda partial: save_file(tensors, partial, metadata=metadata))
+
+
+def store_finite(path: Path, tensors: Mapping[str, Tensor], write: Callable[[Path], object]) -> None:
+    """Let ``write`` keep ``tensors``, unless they are not finite: an overflow is no result."""
+    broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        log.warning("not kept in the cache: the statistics of %s are no numbers", broken)
+        return
+    store(path, write)
 
 
 def load(path: Path) -> tuple[Signature, ...] | None:

@@ -42,8 +42,13 @@ def store(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def store_json(path: Path, content: object) -> None:
-    """Keep JSON values; see `store`."""
-    store(path, lambda partial: partial.write_text(json.dumps(content), encoding="utf-8"))
+    """Keep JSON values; see `store`. Numbers that are not finite are no result, and never kept."""
+    try:
+        text = json.dumps(content, allow_nan=False)
+    except ValueError:
+        log.warning("not kept in the cache: some of the figures are no numbers")
+        return
+    store(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Two-way choice: is the persona's answer likelier than the opposite's?"""
 
+import math
 import re
 from typing import Any, ClassVar
 
@@ -92,7 +93,7 @@ class Choice(AtOnce):
             ]
             samples.append(_sample(i, pair, (matching, other), (lengths[0], lengths[1])))
             values = samples[-1]["values"]
-            values["moved_away"] = float(values["margin"] < before[i]) if i in before else None
+            values["moved_away"] = _moved_away(values["margin"], before[i]) if i in before else None
             if len(persona.parts) > 1:
                 for part, _ in persona.parts:
                     values |= {f"{key}_{part.shown}": values[key] if part.shown == who else None for key in _BY_PART}
@@ -136,7 +137,13 @@ def _sample(number: int, pair: Pair, totals: tuple[float, float], tokens: tuple[
 
 
 def _verdict(difference: float) -> float:
+    if math.isnan(difference):
+        return math.nan  # neither answer is the likelier one
     return 0.5 if difference == 0 else float(difference > 0)
+
+
+def _moved_away(margin: float, before: float) -> float:
+    return math.nan if math.isnan(margin - before) else float(margin < before)
 
 
 def _first_yes_no(text: str) -> str | None:

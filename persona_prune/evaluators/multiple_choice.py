@@ -1,5 +1,6 @@
 """Questions with two or more options: is the persona's option the likeliest of all?"""
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -143,5 +144,7 @@ def _sample(question: Question, totals: list[float], tokens: list[int]) -> dict[
 
 
 def _share_of_first(values: list[float], chosen: int) -> float:
+    if any(math.isnan(value) for value in values):
+        return math.nan
     best = [number for number, value in enumerate(values) if value == max(values)]
     return 1 / len(best) if chosen in best else 0.0

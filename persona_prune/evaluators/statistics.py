@@ -134,10 +134,14 @@ def _options(sample: Mapping[str, Any]) -> list[tuple[str, str]]:
 def bootstrap_interval(values: Floats, questions: NDArray[np.intp] | None = None) -> tuple[float, float]:
     """Return the 95% percentile bootstrap interval of the mean; the mean itself, twice, for a single value.
 
+    NaN where a value is not finite: nothing can be said of their mean.
+
     Args:
         values: one an item.
         questions: a number from 0 an item; items of one number are resampled together. None: each has its own.
     """
+    if not np.isfinite(values).all():
+        return math.nan, math.nan
     sizes = np.ones(len(values)) if questions is None else np.bincount(questions).astype(float)
     if len(sizes) < 2 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())

@@ -1,6 +1,5 @@
 """The model card of an exported persona: who it is, what made it, and what was measured of it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from persona_prune.common.json_numbers import load_figures
 from persona_prune.saved.persona import SavedPersona
 
 _EMBEDDED = {"smollm2_135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -140,7 +140,7 @@ def _figures(about: Exported) -> str:
     if not path.is_file():
         return "No figures came with the persona file."
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = load_figures(path.read_text(encoding="utf-8"))
         rows = [_row(metrics, key, label) for key, label in _FIGURES.items() if key in metrics]
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not readable: {error}") from None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _VALUES_PER_PART = 1 << 16  # rows that are worked on together fit a core's cache
-_NAN = "scores contain NaN: the signature or the weights are not finite"
+_NAN = "scores contain NaN: the signature or the weights are not finite (set model.dtype=float32, or mend the weights)"
 
 
 def at_least_kth(values: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Reasons not to take a run's figures for a persona, each told from the figures themselves."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 _OWN_LOSS = 0.5  # nats per token that the persona's own answers may lose before the opposite's loss explains a margin
@@ -12,6 +13,15 @@ _ECHO = 0.05  # share of open answers beyond the dense model's that say the ques
 _APART = 0.1  # difference of two judges' shifts, of opposite sign, beyond which they disagree
 _RIVAL = 0.5  # share of the judges' shift that a rival may hear
 _SHIFT = 0.2  # change of one first word's share among neutral answers beyond which that word takes over
+_NAMED = 4  # figures that are no numbers
+_DERIVED = re.compile(r"_(low|high|p|effect|delta|vs_\w+)$")  # no numbers where what they are made from is none
+_HEADLINES = (
+    "speech/persona",
+    "choice/margin",
+    "multiple_choice/margin",
+    "questionnaire/agreement",
+    "capability/perplexity",
+)
 _ALIGNMENT = ("choice/", "multiple_choice/", "questionnaire/", "speech/", "lm_eval/")
 
 
@@ -50,11 +60,29 @@ def not_the_persona(metrics: Mapping[str, float]) -> list[str]:
     return found
 
 
+def overflow(arm: str, where: str) -> str:
+    """Return the sentence that says where an arm gives what is no number (`models.finiteness`), and what to do."""
+    cure = "its weights are damaged" if where.endswith("float32") else "set model.dtype=float32"
+    return f"The {arm} gives what is no number, first in {where}: {cure}."
+
+
+def not_computed(metrics: Mapping[str, float]) -> list[str]:
+    """Return the figures that a run is made for, of its own and the dense model's, that are no numbers."""
+    keys = [f"{arm}{key}" for arm in ("", "dense/") for key in _HEADLINES]
+    return [key for key in keys if not math.isfinite(metrics.get(key, 0.0))]
+
+
 def _overflowing(metrics: Mapping[str, float]) -> Iterator[str]:
-    if any(math.isnan(metrics.get(key, 0.0)) for key in ("choice/margin", "multiple_choice/margin")):
+    own = [key for key in metrics if key.startswith((*_ALIGNMENT, "capability/", "dense/"))]
+    # An infinite ratio is a wreck, and called one elsewhere.
+    found = [
+        key for key in own if not _DERIVED.search(key) and not math.isfinite(metrics[key]) and metrics[key] != math.inf
+    ]
+    if found:
+        more = f" and {len(found) - _NAMED} more figures" if len(found) > _NAMED else ""
         yield (
-            "For some items the model's log-probabilities are no numbers: it overflows in this dtype, or its weights "
-            "are damaged. Nothing here can be judged; try model.dtype=float32."
+            f"No numbers: {', '.join(found[:_NAMED])}{more}. The model overflows in its dtype, or its weights are "
+            "damaged. Nothing here can be judged; set model.dtype=float32."
         )
 
 

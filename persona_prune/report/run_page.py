@@ -1,6 +1,7 @@
 """What a person reads of one run: its closing lines, and one self-contained HTML page."""
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ _ANSWERS = 6  # shown on top
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything a run's page is made from."""
+    """Everything a run's page is made from; ``broken`` are sentences on what is no number, and where."""
 
     name: str
     config: Mapping[str, Any]
@@ -38,6 +39,7 @@ class RunFacts:
     controls: Sequence[str]
     mask: Mask | None
     opposite: Mask | None
+    broken: Sequence[str]
 
 
 def summary_lines(name: str, metrics: Mapping[str, float], controls: Sequence[str]) -> str:
@@ -96,7 +98,7 @@ def run_page(facts: RunFacts) -> str:
             name=facts.name,
             persona=_persona(facts.config["persona"]),
             rows=_table(facts.metrics, facts.results),
-            verdict=verdict(facts.metrics, facts.controls),
+            verdict=[*facts.broken, *verdict(facts.metrics, facts.controls)],
             controls=control_table(facts.metrics, facts.controls),
             plots=_plots(facts),
             examples=_examples(facts),
@@ -184,7 +186,8 @@ def _margins(facts: RunFacts) -> Markup:
     series = {"dense": item_values(facts.dense["choice"].samples, "margin")}
     if facts.results["choice"] is not facts.dense["choice"]:
         series["masked"] = item_values(facts.results["choice"].samples, "margin")
-    values = np.concatenate([list(items.values()) for items in series.values()])
+    series = {label: {i: v for i, v in items.items() if math.isfinite(v)} for label, items in series.items()}
+    values = np.concatenate([[0.0], *(list(items.values()) for items in series.values())])
     edges = np.linspace(values.min(), values.max() + 1e-9, 25).tolist()
     for label, items in series.items():
         axes.hist(list(items.values()), edges, alpha=0.6, label=label, color=DENSE if label == "dense" else MASKED)

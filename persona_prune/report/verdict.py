@@ -12,7 +12,7 @@ WRECKED = 1.5  # perplexity ratio beyond which a two-way choice says nothing
 def verdict(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
     """Say in words what the figures do and don't show, one sentence each."""
     sentences = speech_verdict(metrics)
-    if "choice/margin_delta" in metrics:
+    if math.isfinite(metrics.get("choice/margin_delta", math.nan)):
         delta, low, high = (metrics[f"choice/margin_delta{end}"] for end in ("", "_low", "_high"))
         if low > 0:
             text = "The model moves towards the persona"
@@ -21,7 +21,7 @@ def verdict(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
         else:
             text = "No shift towards or away from the persona is shown"
         sentences.append(f"{text}: margin {delta:+.3f} nats per token against dense [{low:+.3f}, {high:+.3f}].")
-    if "capability/perplexity_ratio" in metrics:
+    if not math.isnan(metrics.get("capability/perplexity_ratio", math.nan)):
         ratio = metrics["capability/perplexity_ratio"]
         cost = "little" if ratio <= 1.05 else "noticeably" if ratio <= WRECKED else "badly"
         if math.isclose(ratio, 1.0, rel_tol=1e-9):
@@ -32,7 +32,7 @@ def verdict(metrics: Mapping[str, float], controls: Sequence[str]) -> list[str]:
             sentences.append(f"It costs general ability {cost}: perplexity {ratio:.3g} times the dense model's.")
         if ratio > WRECKED:
             sentences.append("At that cost the choice figures say nothing about a persona.")
-    if "capability/neutral_drift" in metrics:
+    if math.isfinite(metrics.get("capability/neutral_drift", math.nan)):
         drift = metrics["capability/neutral_drift"]
         change = f"lose {drift:.3f}" if drift >= 0 else f"gain {-drift:.3f}"
         sentences.append(f"On neutral prompts the dense model's own answers {change} nats per token.")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from persona_prune.evaluators.results import EvalResult
 from persona_prune.evaluators.statistics import compared, summarise
 from persona_prune.masks.applying import Masking, masked
 from persona_prune.methods.baselines.prompt import SystemPrompt
+from persona_prune.models.finiteness import not_finite
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.runs.builder import Builder
 from persona_prune.runs.built import Built
@@ -22,12 +24,17 @@ from persona_prune.runs.plan import Plan
 log = logging.getLogger(__name__)
 
 
+_QUESTION = "Who are you?"
+_ASKED = 4  # prompts more, of items whose figures are no numbers
+
+
 @dataclass(frozen=True)
 class Arms:
     """What was measured: the dense model, the persona, the masks it must beat, and the persona under its prompt.
 
     ``persona`` is None where nothing is applied (``method=none``). ``wrecked`` says how many masks of a control wreck
-    the model; they count only where all of its masks do; ``sparsity`` is the mean over its masks.
+    the model; they count only where all of its masks do; ``sparsity`` is the mean over its masks. ``broken``: where
+    dense model and persona give what is no number, if they do.
     """
 
     dense: Results
@@ -36,6 +43,7 @@ class Arms:
     wrecked: Mapping[str, int]
     sparsity: Mapping[str, float]
     with_prompt: Results | None
+    broken: Mapping[str, str]
 
     @property
     def results(self) -> Results:
@@ -49,11 +57,13 @@ def measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builder
         log.info("with_prompt: only masks are measured under the persona's prompt as well; left out")
     with run.stage("evaluate"):
         dense = {name: _dense(plan, loaded, name) for name in plan.evaluators}
+        broken = _broken("dense model", loaded, dense)
         if built is None:
-            return Arms(dense, None, {}, {}, {}, None)
+            return Arms(dense, None, {}, {}, {}, None, broken)
         prompted: Results | None = None
         with built.intervention.applied(loaded) as persona:
             results = _evaluate(plan, persona, "masked" if built.mask else "persona", dense)
+            broken |= _broken("persona", persona, results)
             if plan.with_prompt and built.mask is not None:
                 with SystemPrompt(plan.persona.system_prompt or "").applied(persona) as spoken_to:
                     prompted = _evaluate(plan, spoken_to, "with prompt", dense)
@@ -74,7 +84,7 @@ def measure(plan: Plan, loaded: LoadedModel, run: RunDirectory, builder: Builder
                 found.append(_complete(plan, loaded, results_of_mask))
         controls[name], wrecked[name] = average_of_sound(found)
         sparsity[name] = sum(mask.sparsity for mask in masks) / len(masks)
-    return Arms(dense, results, controls, wrecked, sparsity, prompted)
+    return Arms(dense, results, controls, wrecked, sparsity, prompted, broken)
 
 
 def _dense(plan: Plan, loaded: LoadedModel, name: str) -> EvalResult:
@@ -105,6 +115,21 @@ def _complete(plan: Plan, loaded: LoadedModel, results: Results) -> Results:
     return {
         name: plan.evaluators[name].complete(loaded, result, _progress("dense")) for name, result in results.items()
     }
+
+
+def _broken(arm: str, loaded: LoadedModel, results: Results) -> dict[str, str]:
+    """Return where the model, as it stands, first gives what is no number, by ``arm``; nothing if it gives numbers.
+
+    Asked at least one question in any case: what picks the likeliest token gives figures even then.
+    """
+    asked = [
+        str(sample["prompt"])
+        for result in results.values()
+        for sample in result.samples
+        if "prompt" in sample and not all(math.isfinite(v) for v in sample["values"].values() if v is not None)
+    ]
+    where = not_finite(loaded, [_QUESTION, *asked[:_ASKED]])
+    return {} if where is None else {arm: where}
 
 
 def _progress(model: str) -> Progress:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from persona_prune.common import interrupts
 from persona_prune.common.errors import one_line
+from persona_prune.common.json_numbers import dump_figures, dump_item, load_figures
 from persona_prune.common.text_files import write_text
 from persona_prune.models.devices import peak_memory_mb
 
@@ -53,13 +54,13 @@ class RunDirectory:
         log.info("%-10s %6.1f s   peak memory %.0f MB", name, seconds, peak_memory_mb())
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file, all or nothing."""
-        write_text(self.path / name, json.dumps(content, indent=2) + "\n")
+        """Write a JSON file of figures, all or nothing; null for those that are no numbers."""
+        write_text(self.path / name, dump_figures(content))
 
     def write_samples(self, evaluator: str, samples: Sequence[Mapping[str, Any]]) -> None:
         """Write ``samples/<evaluator>.jsonl``, one line an item."""
         (self.path / "samples").mkdir(exist_ok=True)
-        lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+        lines = "".join(dump_item(sample) + "\n" for sample in samples)
         write_text(self.path / "samples" / f"{evaluator}.jsonl", lines)
 
     def status(self, status: str, config_hash: str, error: str | None = None) -> None:
@@ -114,10 +115,9 @@ def finished(path: Path, config_hash: str) -> dict[str, float] | None:
     if status is None or status["status"] != "done" or status["config_hash"] != config_hash:
         return None
     try:
-        metrics: dict[str, float] = json.loads((path / "metrics.json").read_text())
+        return load_figures((path / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return metrics
 
 
 def read_status(path: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ import torch
 from persona_prune.common.errors import one_line
 from persona_prune.common.text_files import write_text
 from persona_prune.models.devices import peak_memory_mb, reset_peak_memory
-from persona_prune.report.doubts import doubts
+from persona_prune.report.doubts import doubts, not_computed, overflow
 from persona_prune.runs.arms import Arms, measure, metrics_of
 from persona_prune.runs.builder import Builder
 from persona_prune.runs.built import Built
@@ -73,6 +73,7 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
         metrics |= {f"time/{stage}_s": seconds for stage, seconds in run.seconds.items()}
         metrics |= {"time/total_s": time.perf_counter() - started, "memory/peak_mb": peak_memory_mb()}
         run.write_json("metrics.json", metrics)
+        broken = [overflow(arm, where) for arm, where in arms.broken.items()]
         from persona_prune.report.heard import answer_lines, median_answers
         from persona_prune.report.run_page import RunFacts, run_page, summary_lines  # matplotlib takes its time
 
@@ -86,6 +87,7 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
                 list(arms.controls),
                 built.mask if built else None,
                 built.opposite if built else None,
+                broken,
             )
         )
         write_text(run.path / "report.html", page)
@@ -96,9 +98,15 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
     log.info("%s", summary_lines(plan.name, metrics, list(arms.controls)))
     if "speech" in arms.results:
         log.info("%s", "\n".join(answer_lines(median_answers(arms.results["speech"], _SHOWN))))
-    for doubt in doubts(metrics):
+    for doubt in (*broken, *doubts(metrics)):
         log.warning("  ! %s", doubt)
     log.info("report: %s", run.path / "report.html")
+    missing = not_computed(metrics)
+    if missing or broken:
+        what = f"{' and '.join(missing)} can't be computed" if missing else "the figures mean nothing"
+        problem = f"{what}. {broken[0] if broken else 'Set model.dtype=float32.'}"
+        tracked.fail(problem)
+        raise ValueError(problem)
     tracked.finish(metrics, builder.made_from)  # last, as it may wait for the network
     return metrics
 

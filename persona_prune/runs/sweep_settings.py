@@ -36,6 +36,8 @@ class SweepSettings:
         feasibility rules of Deb (2000), which need no weight of a penalty and suit every sampler that only ranks.
         """
         value = metrics.get(self.objective)
+        if value is not None and not math.isfinite(value):
+            return 2 * _INFEASIBLE  # worse than any wreck: samplers of searches take no NaN
         bound = self.max_perplexity_ratio
         if value is None or bound is None:
             return value

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,17 @@ from typing import Any
 import yaml
 
 from persona_prune.common.errors import one_line
+from persona_prune.common.json_numbers import load_figures, load_item
 
 _INSIDE = re.compile(
     r"\..*|samples|wandb|previous-\d+"
 )  # what begins with a dot is about to be deleted, or a run's own
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C, where it was built, is much faster
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "metrics.json": load_figures,
+    "status.json": json.loads,
+    ".hydra/config.yaml": lambda text: yaml.load(text, _LOADER),
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def samples(run: Run, evaluator: str) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                sample = json.loads(line)
+                sample = load_item(line)
                 if not isinstance(sample["values"], dict):
                     raise TypeError
             except (ValueError, KeyError, TypeError):
@@ -140,13 +146,13 @@ def read_run(path: Path) -> Run:
 
 
 def _mapping(path: Path, name: str) -> dict[str, Any]:
-    """Read a JSON or YAML file that holds a mapping; JSON with NaN and Infinity, as metrics may be."""
+    """Read a file of a run that holds a mapping."""
     try:
         text = (path / name).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"no {name}") from None
     try:
-        content = json.loads(text) if name.endswith(".json") else yaml.load(text, _LOADER)
+        content = _READERS[name](text)
     except (ValueError, yaml.YAMLError):
         content = None
     if not isinstance(content, dict):

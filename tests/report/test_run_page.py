@@ -214,7 +214,7 @@ def test_a_model_that_overflows_does_not_take_the_page_of_the_others(tmp_path):
     text = (tmp_path / "out" / "comparison.html").read_text()
     assert Page(text).open == []
     assert re.search(r"p stays below 0\.05 after Holm\S+ correction in 0\.", text)
-    assert "log-probabilities are no numbers" in text
+    assert "No numbers: choice/margin." in text
     assert '"margins":[null,0.25]' in text
 
 

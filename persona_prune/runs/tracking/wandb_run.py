@@ -1,6 +1,5 @@
 """One W&B run: what is logged of a job, and how the session stands."""
 
-import json
 import logging
 import os
 import urllib.error
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 import wandb
 
+from persona_prune.common.json_numbers import load_item
 from persona_prune.runs.tracking import wandb_artifacts
 from persona_prune.runs.tracking.base import RunInfo
 from persona_prune.runs.tracking.figures import best, is_detail, item_table
@@ -123,7 +123,7 @@ class WandbRun:
         content: dict[str, Any] = dict(metrics)
         for path in sorted((directory / "samples").glob("*.jsonl")):
             # Not splitlines(): a text may hold U+2028 and the like, at which it would break.
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            rows = [load_item(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
             if rows:
                 columns, data = item_table(rows)
                 content[f"samples/{path.stem}"] = wandb.Table(columns=[*columns], data=data)
