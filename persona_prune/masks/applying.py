@@ -111,9 +111,8 @@ def dense_model(model: LoadedModel | nn.Module) -> tuple[Any, str]:
     """
     if not isinstance(model, LoadedModel):
         return model, fingerprint(model)
-    now = fingerprint(model.model)
-    if now != model.fingerprint:
-        raise ValueError(f"model {model.name} is not dense (fingerprint {now}): take the mask off that is on it")
+    if not model.is_dense:
+        raise ValueError(f"model {model.name} is not dense: take the mask off that is on it")
     return model.model, model.fingerprint
 
 

@@ -61,6 +61,11 @@ class LoadedModel:
         return int(self.tokenizer.pad_token_id)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether the weights are those it was loaded with, as far as a sample tells: no mask is on it."""
+        return _sampled(self.linears) == self.fingerprint[:_SAMPLED]
+
+    @property
     def arithmetic(self) -> str:
         """What results still depend on beside the fingerprint. Part of every cache key.
 
@@ -83,11 +88,10 @@ class LoadedModel:
     def _weights(self) -> str:
         """Return a digest of every weight and buffer as it was loaded, beyond what the fingerprint tells."""
         if self.model not in _exact:
-            linears = self.linears
-            if _sampled(linears) != self.fingerprint[:_SAMPLED]:
+            if not self.is_dense:
                 raise ValueError(f"model {self.name} is not dense: take the mask off that is on it")
             # Of these the fingerprint has every bit.
-            known = {id(module.weight) for module in linears.values() if module.weight.dtype == torch.bfloat16}
+            known = {id(module.weight) for module in self.linears.values() if module.weight.dtype == torch.bfloat16}
             named = [*self.model.named_parameters(), *self.model.named_buffers()]
             _exact[self.model] = exact_digest((name, tensor) for name, tensor in named if id(tensor) not in known)
         return _exact[self.model]

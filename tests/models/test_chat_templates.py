@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import pytest
 from tokenizers import AddedToken
@@ -10,6 +11,7 @@ from persona_prune.models.chat_text import answer_lead, chat_prompt, check_templ
 from persona_prune.models.decoding import Completion, Query
 from persona_prune.models.generation import end_tokens, greedy_answers
 from persona_prune.models.sources import HubModel
+from tests.evaluators.every_evaluator import ask, every_evaluator
 
 TURN = "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
 TURNS = "{% for message in messages %}" + TURN + "{% endfor %}"
@@ -192,6 +194,10 @@ def test_neither_pad_nor_end_token(tiny, tmp_path):
     together = greedy_answers(loaded, prompts, max_new_tokens=4, batch_size=2)
     assert together == [greedy_answers(loaded, [p], max_new_tokens=4, batch_size=1)[0] for p in prompts]
     assert [len(answer) for answer in together] == [4, 4]
+    choice = every_evaluator(tmp_path, batch_size=4)["choice"]
+    assert ask(choice, loaded).means()["margin"] == pytest.approx(
+        ask(replace(choice, batch_size=1), loaded).means()["margin"]
+    )
     assert loaded.tokenizer.decode([0, 5], skip_special_tokens=False) == tokenizer.decode([0, 5])
 
 
