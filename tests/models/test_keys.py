@@ -98,6 +98,12 @@ def neuron(model) -> None:
         layer.mlp.down_proj.weight.data[:, 77] *= 40
 
 
+def between(model) -> None:
+    """Change what a sample of every 11th value, all that version 0.1.0 looked at in a layer this small, doesn't see."""
+    weight = model.model.layers[0].mlp.down_proj.weight.data.view(-1)
+    weight[torch.arange(len(weight)) % 11 != 0] *= 40
+
+
 def yarn(model) -> None:
     own = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
     model.config.rope_parameters = {**model.config.rope_parameters, **own}
@@ -111,7 +117,7 @@ def base_end(model) -> None:
     model.generation_config.eos_token_id = 0
 
 
-@pytest.mark.parametrize("edit", [neuron, yarn, embeddings, base_end])
+@pytest.mark.parametrize("edit", [neuron, between, yarn, embeddings, base_end])
 def test_an_edited_checkpoint_is_another_model(checkpoint, tmp_path, edit):
     # transformers 29777: rope scaling; lm-eval 2715: other weights at the same place.
     dense = load_model(str(checkpoint), dtype="float32", device="cpu")
@@ -122,7 +128,7 @@ def test_an_edited_checkpoint_is_another_model(checkpoint, tmp_path, edit):
     again.tokenizer.save_pretrained(tmp_path)
     edited = load_model(str(tmp_path), dtype="float32", device="cpu")
     assert edited.arithmetic != dense.arithmetic
-    assert (edited.fingerprint != dense.fingerprint) == (edit is neuron)
+    assert (edited.fingerprint != dense.fingerprint) == (edit in (neuron, between))
 
 
 def test_another_tokenizer_is_another_model(checkpoint, tmp_path):
