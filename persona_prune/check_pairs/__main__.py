@@ -4,8 +4,6 @@ Exit code: 0, also with warnings; 1 with an error, and with ``--strict`` a warni
 """
 
 import argparse
-import csv
-import io
 import json
 import logging
 import sys
@@ -26,7 +24,7 @@ from persona_prune.check_pairs.pair_quality import (
     mentions,
 )
 from persona_prune.common import cli
-from persona_prune.common.text_files import read_text
+from persona_prune.common.row_files import file_rows
 from persona_prune.personas.pair_files import EMBEDDED, read_pairs
 from persona_prune.personas.pairs import normalise
 
@@ -67,7 +65,7 @@ def read_rows(path: Path, file: str) -> tuple[list[PlacedPair], dict[str, list[P
     pairs = list(read_pairs(path))[::-1]
     rows: list[PlacedPair] = []
     left_out: dict[str, list[Place]] = {}
-    for line, fields in _lines(path):
+    for line, fields in file_rows(path.expanduser()):
         texts: dict[str, str] = {"prompt": fields["prompt" if "prompt" in fields else "question"]}
         texts |= {side: fields[side] for side in ("matching", "not_matching")}
         if pairs and texts == {key: getattr(pairs[-1], key) for key in texts}:
@@ -77,15 +75,6 @@ def read_rows(path: Path, file: str) -> tuple[list[PlacedPair], dict[str, list[P
             reason = f"no {empty[0]}" if empty else "both answers are the same"
             left_out.setdefault(reason, []).append((file, line))
     return rows, left_out
-
-
-def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Return line number and fields of every row; `read_pairs` has made sure that they can be read."""
-    text = read_text(path)
-    if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        return [(reader.line_num, fields) for fields in reader]
-    return [(number, json.loads(line)) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,45 +1,53 @@
 """Text files that users give: reading them, and telling when they changed."""
 
-import csv
-import io
-import json
+import re
 from pathlib import Path
 
 from persona_prune.common.cache import atomic
 
+_UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
+
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file (byte-order mark allowed); raise ValueError if it is empty or not UTF-8."""
+    """Read a UTF-8 text file; a byte-order mark is left out, and all line ends become ``\\n``.
+
+    Raises:
+        ValueError: the file is empty, not UTF-8, or holds NUL characters; the message names the line.
+    """
+    content = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: not UTF-8 text (byte {error.start})") from None
+        start = error.start + len(content) - len(error.object)  # a byte-order mark is no part of the object
+        line = _lines(content[:start].decode("utf-8", "replace")).count("\n") + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 text (byte {start})") from None
+    text = _lines(text)
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"{path}, line {line}: holds a NUL character: is it UTF-8 text?")
     if not text.strip():
         raise ValueError(f"{path}: the file is empty")
     return text
 
 
-def jsonl_rows(path: Path, text: str) -> list[tuple[int, object]]:
-    """Return the objects of a JSON Lines text, each with its line; raise ValueError with file and line."""
-    rows: list[tuple[int, object]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append((number, json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: invalid JSON ({error.msg}, column {error.colno})") from None
-    return rows
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def csv_rows(path: Path, text: str) -> list[tuple[int, object]]:
-    """Return the rows of a CSV text, each with the line it ends on; raise ValueError with file and line."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        return [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: invalid CSV ({error})") from None
+def unencodable(text: str) -> str | None:
+    """Return what is said of a text that no tokenizer can be given, and None of any other."""
+    found = _UNENCODABLE.search(text)
+    if found is None:
+        return None
+    kind = "a NUL character" if found[0] == "\0" else f"{found[0]!a}, half of a character, which can't be encoded"
+    return f"holds {kind}: leave it out"
+
+
+def encodable(text: str) -> str:
+    """Return ``text``; raise ValueError if no tokenizer can be given it."""
+    if told := unencodable(text):
+        raise ValueError(told)
+    return text
 
 
 def directory_stamp(path: str) -> object:

@@ -4,7 +4,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+
+from persona_prune.common.text_files import encodable
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 """Configuration of every dataclass built from YAML: unknown keys and wrong types are errors."""
@@ -17,6 +19,9 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 """A name that is safe as a file name: letters, digits and ``_ . + -``."""
+
+Text = Annotated[str, AfterValidator(encodable)]
+"""A text that a tokenizer can be given: no halves of characters, as bytes that are not UTF-8 become, and no NUL."""
 
 Positions = Literal["response", "all"]
 """Which tokens a statistic sees: the answer's, or prompt and answer."""

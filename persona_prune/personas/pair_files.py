@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from persona_prune.common.text_files import csv_rows, jsonl_rows, read_text
+from persona_prune.common.row_files import Row, file_rows
 from persona_prune.personas.pairs import Pair, normalise
 from persona_prune.personas.persona import Persona
 
@@ -77,7 +77,11 @@ def _read(path: str | Path, sides: tuple[str, ...]) -> tuple[Pair, ...]:
 @functools.lru_cache(maxsize=16)
 def _read_pairs(path: Path, sides: tuple[str, ...], modified: int, size: int) -> tuple[Pair, ...]:
     """Read a file once while it is unchanged: checks and stages ask for it several times."""
+<<<<<<< HEAD
     candidates = [(line, _pair(path, line, row, sides)) for line, row in _rows(path)]
+=======
+    candidates = [(line, _pair(path, line, row, sides)) for line, row in file_rows(path)]
+>>>>>>> 103dae4 (Rows that would shift are refused at their line, by one reader for all files)
     useless = [line for line, pair in candidates if _is_useless(pair, sides)]
     if useless:
         log.warning(
@@ -97,6 +101,7 @@ def _is_useless(pair: Pair, sides: tuple[str, ...]) -> bool:
     return not all(texts) or len(set(texts[1:])) < len(sides)
 
 
+<<<<<<< HEAD
 def read_prompts(path: str | Path) -> tuple[str, ...]:
     """Read prompts from a JSONL or CSV file with ``prompt`` (or ``question``); what else is in a row is left alone.
 
@@ -109,11 +114,19 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     for line, row in _rows(path):
         prompt = row.get("prompt", row.get("question")) if isinstance(row, dict) else None
         if not isinstance(prompt, str) or not prompt.strip():
+=======
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """Read a JSONL or CSV file of rows with ``prompt``; raise ValueError with file and line if it is not one."""
+    prompts = []
+    for line, row in file_rows(path):
+        if not isinstance(row.get("prompt"), str):
+>>>>>>> 103dae4 (Rows that would shift are refused at their line, by one reader for all files)
             raise ValueError(f"{path}, line {line}: expected an object with 'prompt'")
         prompts.append(prompt)
     return tuple(prompts)
 
 
+<<<<<<< HEAD
 def _rows(path: Path) -> list[tuple[int, object]]:
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}" + (" (a directory)" if path.is_dir() else ""))
@@ -122,9 +135,10 @@ def _rows(path: Path) -> list[tuple[int, object]]:
 
 
 def _pair(path: Path, line: int, row: object, sides: tuple[str, ...]) -> Pair:
+=======
+def _pair(path: Path, line: int, row: Row, sides: tuple[str, ...]) -> Pair:
+>>>>>>> 103dae4 (Rows that would shift are refused at their line, by one reader for all files)
     where = f"{path}, line {line}"
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
     fields = {"prompt": row.get("prompt", row.get("question"))}
     fields |= {side: row.get(side) for side in sides}
     for key, value in fields.items():

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from persona_prune.common.validation import STRICT, Name
+from persona_prune.common.validation import STRICT, Name, Text
 from persona_prune.personas.pairs import Pair, Pole
 
 
@@ -27,9 +27,9 @@ class Persona:
     """
 
     name: Name
-    description: str
+    description: Text
     opposite: Name | None
-    system_prompt: str | None
+    system_prompt: Text | None
     pairs: Name | None
     pole: Pole
     source: str | None
@@ -85,9 +85,9 @@ class Mix:
     """
 
     name: Name
-    description: str
+    description: Text
     opposite: str | None
-    system_prompt: str | None
+    system_prompt: Text | None
     source: str | None
     weights: Annotated[dict[Name, Annotated[float, Field(gt=0.0)]], Field(min_length=1)]
     pooled: bool

@@ -2,14 +2,14 @@
 
 import functools
 import glob
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from persona_prune.common.text_files import csv_rows, read_text
+from persona_prune.common.row_files import csv_rows, json_document, jsonl_rows
+from persona_prune.common.text_files import read_text, unencodable
 from persona_prune.personas.pairs import Question
 from persona_prune.personas.persona import AnyPersona
 from persona_prune.personas.public_formats import PARSERS, Format, Found, SourceRow
@@ -91,24 +91,31 @@ def _questions(format: Format, name: str, files: tuple[tuple[Path, int, int], ..
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the rows of a Parquet, CSV, JSON Lines or JSON file with their places; some .jsonl hold one JSON array."""
-    number, place, rows = 1, "row", list[tuple[int, Any]]()
-    try:
-        if file.suffix == ".parquet":
-            import pyarrow.parquet  # type: ignore[import-untyped]
+    """Yield the rows of a Parquet, CSV, JSON Lines or JSON file with their places.
 
-            rows = list(enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1))
-        elif file.suffix.lower() == ".csv":
-            place, rows = "line", csv_rows(file, read_text(file))
-        elif re.match(r"\s*\{.*\}\s*$", text := read_text(file), re.MULTILINE):
-            place = "line"
-            for number, line in enumerate(text.split("\n"), 1):
-                rows += [(number, json.loads(line))] if line.strip() else []
-        else:
-            document = json.loads(text)
-            rows = list(enumerate(document if isinstance(document, list) else _by_role(document, ()), 1))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}, line {number + error.lineno - 1}: invalid JSON ({error.msg})") from None
+    Some ``.jsonl`` hold one JSON array, and some ``.json`` are JSON Lines.
+    """
+    place, rows = "line", list[tuple[int, Any]]()
+    if file.suffix == ".parquet":
+        import pyarrow.parquet  # type: ignore[import-untyped]
+
+        place, rows = "row", list(enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1))
+        for number, row in rows:
+            for told in filter(None, (unencodable(text) for text in row.values() if isinstance(text, str))):
+                raise ValueError(f"{file}, row {number}: {told}")
+    elif file.suffix.lower() == ".csv":
+        rows += csv_rows(file, read_text(file))
+    elif re.match(r"\s*\{.*\}\s*$", text := read_text(file), re.MULTILINE):
+        rows += jsonl_rows(file, text)
+    else:
+        try:
+            document = json_document(file, text)
+        except ValueError:
+            if file.suffix == ".jsonl" and text.lstrip().startswith("{"):
+                jsonl_rows(file, text)  # says which row it is
+            raise
+        listed = document if isinstance(document, list) else _by_role(document, ())
+        place, rows = "row", list(enumerate(listed, 1))
     for number, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{file}, {place} {number}: expected an object, got {type(row).__name__}")

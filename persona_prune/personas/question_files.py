@@ -1,13 +1,12 @@
 """Questions of knowledge and common sense from a file, in the shapes that HellaSwag, MMLU, ARC and others come in."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from persona_prune.common.text_files import read_text
+from persona_prune.common.row_files import Row, file_rows
 from persona_prune.personas.pairs import Question
 
 _PROMPTS = ("query", "question", "prompt", "ctx", "goal")
@@ -16,7 +15,7 @@ _ANSWERS = ("gold", "answer", "label", "answerKey")
 
 
 def read_knowledge(path: str | Path) -> list[Question]:
-    """Read a JSONL file of questions with one right option.
+    """Read a JSONL (or CSV) file of questions with one right option.
 
     A row has the question as ``query``, ``question``, ``prompt``, ``ctx`` or ``goal``; the options as ``choices``,
     ``options`` or ``endings``, a list or ARC's ``{"text": [...], "label": [...]}``, or as ``sol1`` and ``sol2``; and
@@ -31,17 +30,14 @@ def read_knowledge(path: str | Path) -> list[Question]:
     if not path.is_file():
         raise FileNotFoundError(f"no question file at {path}")
     questions = []
-    for line, text in enumerate(read_text(path).split("\n"), start=1):
-        if text.strip():
-            try:
-                questions.append(_question(json.loads(text)))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {line}: invalid JSON ({error.msg}, column {error.colno})") from None
-            except ValidationError as error:
-                told = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(f"{path}, line {line}: {told}") from None
-            except ValueError as error:
-                raise ValueError(f"{path}, line {line}: {error}") from None
+    for line, row in file_rows(path):
+        try:
+            questions.append(_question(row))
+        except ValidationError as error:
+            told = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{path}, line {line}: {told}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from None
     return questions
 
 
@@ -52,9 +48,7 @@ def lettered(question: Question) -> Question:
     return Question(f"{question.prompt}\n{listed}\nAnswer:", letters, question.answer)
 
 
-def _question(row: object) -> Question:
-    if not isinstance(row, dict):
-        raise ValueError(f"expected an object, got {type(row).__name__}")
+def _question(row: Row) -> Question:
     if {"sol1", "sol2"} <= row.keys():
         row = {"options": [row["sol1"], row["sol2"]], **row}
     prompt, options, answer = _first(row, _PROMPTS), _first(row, _OPTIONS), _first(row, _ANSWERS)
@@ -96,17 +90,8 @@ def read_own(path: Path, role: str) -> list[Question]:
     if not path.is_file():
         raise FileNotFoundError(f"no question file at {path}")
     questions, roles = [], set()
-    for line, text in enumerate(read_text(path).split("\n"), start=1):
-        if not text.strip():
-            continue
-        where = f"{path}, line {line}"
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: invalid JSON ({error.msg}, column {error.colno})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
-        question = _own_question(row, where)
+    for line, row in file_rows(path):
+        question = _own_question(row, f"{path}, line {line}")
         roles.add(str(row.get("role", role)))
         if row.get("role", role) == role:
             questions.append(question)
@@ -115,7 +100,7 @@ def read_own(path: Path, role: str) -> list[Question]:
     return questions
 
 
-def _own_question(row: dict[str, Any], where: str) -> Question:
+def _own_question(row: Row, where: str) -> Question:
     prompt, options, answer = row.get("prompt", row.get("question")), row.get("options"), row.get("answer")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"{where}: no 'prompt'; questions need prompt, options, answer")

@@ -46,7 +46,7 @@ def test_csv_with_several_lines_in_a_cell(tmp_path):
             [("question", "matching", "not_matching"), ("a", "b\nc", "d"), ("", "x", "y"), ("e", "f", "g")]
         )
     rows, left_out = check_pairs.read_rows(path, "p")
-    assert [(row.line, row.pair.prompt) for row in rows] == [(3, "a"), (5, "e")]
+    assert [(row.line, row.pair.prompt) for row in rows] == [(2, "a"), (5, "e")]  # where a row begins
     assert left_out == {"no prompt": [("p", 4)]}
 
 

@@ -1,14 +1,12 @@
 """Inventories: statements with a scale and a key, from a JSON or CSV file."""
 
-import csv
-import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from persona_prune.common.row_files import csv_rows, json_document
 from persona_prune.common.text_files import read_text
 from persona_prune.personas.pair_files import EMBEDDED
 
@@ -81,9 +79,9 @@ def read_inventory(path: str | Path, options: Sequence[str]) -> Inventory:
         raise FileNotFoundError(f"no questionnaire at {path}" + (" (a directory)" if path.is_dir() else ""))
     text, poles = read_text(path), {}
     if path.suffix.lower() == ".csv":
-        rows = _csv_rows(path, text)
+        rows: list[Line] = [(f"{path}, line {line}", row) for line, row in csv_rows(path, text)]
     else:
-        content = _json(path, text)
+        content = json_document(path, text)
         whole = content if isinstance(content, dict) else {"items": content}
         if not isinstance(whole.get("items"), list):
             raise ValueError(f"{path}: expected a list of items, or an object with 'items'")
@@ -93,6 +91,7 @@ def read_inventory(path: str | Path, options: Sequence[str]) -> Inventory:
     items = tuple(_item(where, row, options) for where, row in rows)
     if not items:
         raise ValueError(f"{path}: no items in the file")
+    _one_name_a_scale(rows)
     for (where, _), item in zip(rows, items, strict=True):
         if len(item.options) != len(items[0].options):
             raise ValueError(
@@ -105,19 +104,14 @@ def read_inventory(path: str | Path, options: Sequence[str]) -> Inventory:
     return Inventory(items, poles)
 
 
-def _csv_rows(path: Path, text: str) -> list[Line]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        return [(f"{path}, line {reader.line_num}", row) for row in reader]
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: invalid CSV ({error})") from None
-
-
-def _json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: invalid JSON ({error.msg}, column {error.colno})") from None
+def _one_name_a_scale(rows: Sequence[Line]) -> None:
+    """Raise ValueError where two scales, such as "E/I" and "E I", would be one in the names of metrics."""
+    written: dict[str, str] = {}
+    for where, row in rows:
+        scale = row["scale"].strip()
+        other = written.setdefault(metric_name(scale), scale)
+        if other != scale:
+            raise ValueError(f"{where}: the scales {other!r} and {scale!r} would both be called {metric_name(scale)!r}")
 
 
 def _item(where: str, row: Any, options: Sequence[str]) -> Item:
@@ -151,7 +145,13 @@ def _poles(path: Path, poles: Any) -> dict[str, tuple[str, str]]:
     for scale, ends in poles.items():
         if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, str) and end for end in ends):
             raise ValueError(f"{path}: poles of '{scale}' must be two names, high end first, got {ends!r}")
+        if metric_name(scale) in named:
+            raise ValueError(f"{path}: poles: two scales would both be called '{metric_name(scale)}'")
         named[metric_name(scale)] = (metric_name(ends[0]), metric_name(ends[1]))
+    called = [end for ends in named.values() for end in ends]
+    for end in called:
+        if called.count(end) > 1:
+            raise ValueError(f"{path}: poles: two ends would both be called '{end}': each needs a name of its own")
     return named
 
 
