@@ -12,6 +12,14 @@ from persona_prune.common.validation import STRICT
 
 Pole = Literal["matching", "not_matching"]
 
+_SPELLINGS = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u201b", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f«»", '"')
+    | dict.fromkeys("\u200b\ufeff", " ")
+)
+_BEFORE = "\"'¿¡"
+_AFTER = "\"'.,;:!?…‽。、،؛؟।॥"
+
 
 @dataclass(frozen=True, config=STRICT)
 class Pair:
@@ -53,8 +61,30 @@ class Question:
 
 
 def normalise(prompt: str) -> str:
-    """Return ``prompt`` without case, punctuation and spacing, for comparing prompts."""
-    folded = unicodedata.normalize("NFKC", prompt).casefold()
+    """Return ``prompt`` in the form in which prompts are compared: equal forms are the same prompt.
+
+    Case, spacing, Unicode form (NFKC) and the shape of quotes don't count; nor does the punctuation of sentences around
+    a word: ``. , ; : ! ?`` and the like behind it, and quotes on either side. So "How are you?" is "how are you". All
+    other symbols count, and punctuation inside a word does: "C" is not "C++", "2 + 2" not "2 - 2", "3.5" not "35", and
+    one emoji is not another. A prompt of nothing but punctuation is itself.
+    """
+    folded = _folded(_folded(prompt.translate(_SPELLINGS)))
+    words = folded.split()
+    while words and not words[-1].strip(_BEFORE + _AFTER):
+        words.pop()  # French puts a space before its question mark
+    return " ".join(word.lstrip(_BEFORE).rstrip(_AFTER) or word for word in words) or " ".join(folded.split())
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def only_words(text: str) -> str:
+    """Return the letters and digits of ``text``, without case, and one space for all that stands between them.
+
+    Coarser than `normalise`: "C++" is "c", and nothing is left of an emoji.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
     # Vowel signs and the like are marks (category M), and as much a part of a word as its letters.
     kept = (char if char.isalnum() or unicodedata.category(char)[0] == "M" else " " for char in folded)
     return " ".join("".join(kept).split())
@@ -68,8 +98,13 @@ def pole_free(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], bool]:
 
 
 def prompt_hashes(prompts: Iterable[str]) -> set[str]:
-    """Return 10 hex digits for every prompt, the same for prompts that differ in case and spaces only."""
-    return {hashlib.sha256(normalise(prompt).encode()).hexdigest()[:10] for prompt in prompts}
+    """Return 12 hex digits for every prompt, the same for prompts that are the same to `normalise`."""
+    return {hashlib.sha256(normalise(prompt).encode()).hexdigest()[:12] for prompt in prompts}
+
+
+def earlier_prompt_hashes(prompts: Iterable[str]) -> set[str]:
+    """Return the 10 hex digits by which earlier persona files knew prompts: of their `only_words`."""
+    return {hashlib.sha256(only_words(prompt).encode()).hexdigest()[:10] for prompt in prompts}
 
 
 def content_hash(pairs: Sequence[Pair]) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
-from persona_prune.personas.pairs import Pair, normalise
+from persona_prune.personas.pairs import Pair, normalise, only_words
 
 log = logging.getLogger(__name__)
 
@@ -65,4 +65,9 @@ def hold_out(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]
 
 
 def _place(prompt: str) -> int:
-    return int(hashlib.sha256(normalise(prompt).encode()).hexdigest(), 16) % 100
+    """Return the hash, 0 to 99, of a prompt's words.
+
+    Coarser than `normalise`, so that prompts that differ in punctuation only are in one part, and every prompt in the
+    part that it was always in: published figures depend on it. A prompt without a word has its symbols hashed.
+    """
+    return int(hashlib.sha256((only_words(prompt) or normalise(prompt)).encode()).hexdigest(), 16) % 100

@@ -11,7 +11,7 @@ from torch import nn
 
 from persona_prune.common.validation import STRICT, Fraction, Name
 from persona_prune.masks.mask import Mask
-from persona_prune.personas.pairs import prompt_hashes
+from persona_prune.personas.pairs import earlier_prompt_hashes, prompt_hashes
 from persona_prune.saved.persona_file import calibrated_on, load_persona_mask, read_manifest
 
 
@@ -39,7 +39,9 @@ class SavedMask:
 
     def check_unseen(self, prompts: set[str]) -> None:
         """Raise ValueError if the mask was calibrated on any of these (normalised) prompts; old files don't say."""
-        leaked = prompt_hashes(prompts) & calibrated_on(read_manifest(self.path)["description"])
+        seen = calibrated_on(read_manifest(self.path)["description"])
+        # Hashes of either kind differ in length, so that none is taken for one of the other.
+        leaked = [prompt for prompt in prompts if (prompt_hashes([prompt]) | earlier_prompt_hashes([prompt])) & seen]
         if leaked:
             raise ValueError(
                 f"{len(leaked)} of {len(prompts)} evaluated prompts are among those that {self.path} was calibrated "

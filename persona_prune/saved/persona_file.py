@@ -43,7 +43,10 @@ def save_persona(path: Path, mask: Mask, recipe: Recipe | SignatureRecipe | None
 
 
 def calibrated_on(description: Mapping[str, object]) -> set[str]:
-    """Return the hashes (`personas.prompt_hashes`) of the prompts that a mask's description says it was made from."""
+    """Return the hashes of the prompts that a mask's description says it was made from.
+
+    They are `prompt_hashes`, in files of earlier versions `earlier_prompt_hashes`.
+    """
     hashes = description.get("calibrated_on")
     return set(map(str, hashes)) if isinstance(hashes, list) else set()
 
