@@ -10,9 +10,9 @@ from pydantic.dataclasses import dataclass
 from scipy.special import softmax
 
 from persona_prune.common.progress import Progress
-from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.common.validation import STRICT, PositiveInt, Text
 from persona_prune.evaluators.base import AtOnce
-from persona_prune.evaluators.questionnaires.answers import parse_answer
+from persona_prune.evaluators.questionnaires.answers import parse_answer, scale_words_digest
 from persona_prune.evaluators.questionnaires.big_five import Sex, ipip_neo_120, norms
 from persona_prune.evaluators.questionnaires.inventory import SIXTEEN_TYPES, Inventory, Item, read_inventory
 from persona_prune.evaluators.questionnaires.scoring import Spoken, item_samples, type_letters, whole_metrics
@@ -67,8 +67,8 @@ class Questionnaire(AtOnce):
 
     name: Literal["ipip_neo_120", "sixteen_types"]
     path: str | None
-    options: list[str]
-    templates: Annotated[list[str], Field(min_length=1)]
+    options: list[Text]
+    templates: Annotated[list[Text], Field(min_length=1)]
     limit: PositiveInt | None
     norm_sex: Sex
     norm_age: Annotated[int, Field(ge=10, le=110)]
@@ -96,7 +96,7 @@ class Questionnaire(AtOnce):
         inventory = self._inventory()
         items = [[item.text, item.scale, item.key, list(item.options)] for item in inventory.items]
         settings = [self.limit, self.norm_sex, self.norm_age, self.batch_size]
-        generated = [self.generate_templates, self.answer_tokens] if self.generate else None
+        generated = [self.generate_templates, self.answer_tokens, scale_words_digest()] if self.generate else None
         poles = {scale: list(ends) for scale, ends in inventory.poles.items()}
         return [settings, generated, self.templates, self.path or self.name, items, poles]
 
