@@ -94,7 +94,7 @@ def scheduler_for(loaded: LoadedModel, limits: Limits = LIMITS, personas: dict[s
 
 
 def service_for(loaded: LoadedModel, scheduler: Scheduler, **changes: object) -> Service:
-    reader = PromptReader.of(loaded, max_prompt_tokens=200, max_new_tokens=64)
+    reader = PromptReader(loaded, max_prompt_tokens=200, max_new_tokens=64)
     service = Service(
         name="tiny-random",
         fingerprint=loaded.fingerprint,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from persona_prune.calibration.neutral import answered
 from persona_prune.models.chat_text import chat_prompt, encode_answer
+from persona_prune.models.control_tokens import without_control_tokens
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.pairs import Pair
 
@@ -38,7 +39,8 @@ def against_own_answers(
     lengths = [len(encode_answer(tokenizer, chat_prompt(tokenizer, p.prompt), p.matching)[1]) for p in open_ones]
     bar = progress("contrast answers", len(open_ones))
     rows = answered(loaded, [pair.prompt for pair in open_ones], min(max(lengths), _MOST_TOKENS), batch_size, bar)
-    texts = iter([str(tokenizer.decode(row.branches[0], skip_special_tokens=True)).strip() for row in rows])
+    decoded = [str(tokenizer.decode(row.branches[0], skip_special_tokens=True)) for row in rows]
+    texts = iter([without_control_tokens(tokenizer, text).strip() for text in decoded])
     completed = [pair if pair.not_matching else replace(pair, not_matching=next(texts)) for pair in pairs]
     kept = tuple(pair for pair in completed if pair.not_matching and pair.not_matching != pair.matching.strip())
     if not kept:

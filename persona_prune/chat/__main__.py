@@ -14,6 +14,7 @@ Every message is answered by the dense model and by each persona, one below the 
 """
 
 import contextlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from pydantic.dataclasses import dataclass
 from persona_prune.chat.commands import Commands
 from persona_prune.chat.conversation import Conversation, Decoding
 from persona_prune.common.cli import FROM_TEXT, run_command
-from persona_prune.common.validation import Fraction, PositiveInt
+from persona_prune.common.validation import Fraction, PositiveInt, Text
 from persona_prune.masks.switching import PersonaSwitcher
 from persona_prune.saved.persona import SavedPersona
 from persona_prune.saved.rebuilt_run import model_of
@@ -45,8 +46,8 @@ class ChatSettings:
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     max_new_tokens: PositiveInt = 200
     gamma: Fraction | None = None
-    system: str | None = None
-    prompt: str | None = None
+    system: Text | None = None
+    prompt: Text | None = None
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -83,6 +84,8 @@ def _talk(commands: Commands) -> None:
     """Read lines until /quit or the end of the input."""
     with contextlib.suppress(ImportError):  # where there is no readline, there is no line editing
         import readline  # noqa: F401
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # so that a byte that is not UTF-8 costs one line, not all
     going_on = True
     while going_on:
         try:
@@ -94,7 +97,7 @@ def _talk(commands: Commands) -> None:
             print("  (/quit or Ctrl-D to leave)")
             continue
         if not sys.stdin.isatty():
-            print(line)  # a terminal has shown it already
+            print(line.encode(errors="backslashreplace").decode())  # a terminal has shown it already
         going_on = commands.take(line)
 
 

@@ -3,6 +3,7 @@
 from typing import TextIO
 
 from persona_prune.chat.conversation import Arm, Conversation, shares_of
+from persona_prune.common.text_files import encodable
 from persona_prune.common.validation import neighbours
 from persona_prune.masks.applying import check_gamma
 
@@ -38,6 +39,7 @@ class Commands:
         line = line.strip()
         name, _, rest = line.removeprefix("/").partition(" ")
         try:
+            encodable(line)
             if not line.startswith("/"):
                 if line:
                     self.ask(line)

@@ -8,6 +8,7 @@ from jinja2.exceptions import TemplateError
 
 from persona_prune.masks.switching import PersonaSwitcher
 from persona_prune.models.chat_text import render_chat
+from persona_prune.models.control_tokens import refuse_control_tokens, without_control_tokens
 from persona_prune.models.decoding import Completion, DecodingBatch, Query
 from persona_prune.models.loaded import LoadedModel
 
@@ -71,7 +72,13 @@ class Conversation:
             arm.messages.clear()
 
     def set_system(self, text: str | None) -> None:
-        """Put a system message before every conversation from now on; None for none of our own."""
+        """Put a system message before every conversation from now on; None for none of our own.
+
+        Raises:
+            ValueError: it holds a control token.
+        """
+        if text is not None:
+            refuse_control_tokens(self._loaded.tokenizer, text, "the system message")
         self._system = text
 
     def answer(self, arm: Arm, prompt: str, say: Callable[[str], object]) -> str:
@@ -84,8 +91,10 @@ class Conversation:
 
         Raises:
             KeyboardInterrupt: the user stopped the answer; what was said so far is remembered.
-            ValueError: the conversation does not fit the model, or its template has no place for a system message.
+            ValueError: the conversation does not fit the model, its template has no place for a system message, or the
+                prompt holds a control token.
         """
+        refuse_control_tokens(self._loaded.tokenizer, prompt, "the message")
         ids = self._ids([*arm.messages, {"role": "user", "content": prompt}])
         said: list[str] = []
 
@@ -97,7 +106,8 @@ class Conversation:
             with self._switcher.using(arm.shares, gamma=self.gamma):
                 self._generate(ids, heard)
         finally:
-            text = "".join(said).strip()
+            # What the model spelled letter by letter would end its message, once it is a part of the conversation.
+            text = without_control_tokens(self._loaded.tokenizer, "".join(said)).strip()
             if text:
                 arm.messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
         return text

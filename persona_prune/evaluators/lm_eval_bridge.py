@@ -15,6 +15,7 @@ import torch
 
 from persona_prune.common.progress import Progress
 from persona_prune.models.chat_text import encode_answer, render_chat
+from persona_prune.models.control_tokens import quoted, refuse_control_tokens
 from persona_prune.models.likelihood import score
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.rows import Row
@@ -109,7 +110,8 @@ def _parts(numbers: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]
 class TaskLM(SharedPromptLM):
     """For tasks of any kind: text becomes tokens as upstream has it, so that figures are those of the lm_eval command.
 
-    Without a chat template, the messages that a baseline puts before a question stand before it as paragraphs.
+    Without a chat template, the messages that a baseline puts before a question stand before it as paragraphs, and
+    control tokens of the task's own are the task's.
     """
 
     def __init__(self, loaded: LoadedModel, batch_size: int, chat: bool, begin: Callable[[int], Any]) -> None:
@@ -119,6 +121,8 @@ class TaskLM(SharedPromptLM):
         self._advance: Callable[[int], object] = lambda done: None
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        if self._chat:
+            refuse_control_tokens(self.tokenizer, continuation, f"the answer {quoted(continuation)}")
         prompt, answer = HFLM._encode_pair(self, self._in_context(context), continuation)
         return list(prompt), list(answer)
 

@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
+from persona_prune.models.control_tokens import quoted, refuse_control_tokens
+
 _ASKED, _SAID = "Qx7 asks", "Zy4 says"  # what no template says itself
 _BRACKETS = (  # what a template may open before an answer, and what closes it
     (re.compile(r"<(\w+)>"), "</{}>"),
@@ -47,9 +49,14 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, answer
     that was given: also where the template takes no notice of ``add_generation_prompt``, or opens a thought.
 
     Raises:
-        ValueError: the template opens something and nothing says how it is closed (`check_template`).
+        ValueError: the template opens something and nothing says how it is closed (`check_template`), or a message
+            holds one of the tokenizer's control tokens, which would be obeyed.
         jinja2.TemplateError: it refuses these messages.
     """
+    for message in messages:
+        refuse_control_tokens(
+            tokenizer, message["content"], f"the {message['role']} message {quoted(message['content'])}"
+        )
     text = _rendered(tokenizer, messages, answer_next=answer_next)
     return text + _manner(tokenizer).opening if answer_next else text
 
@@ -82,7 +89,11 @@ def encode_answer(tokenizer: Any, context: str, answer: str) -> tuple[tuple[int,
 
     The boundary is where the context's own tokens end; if joining the two merges tokens across it, both are encoded
     on their own.
+
+    Raises:
+        ValueError: the answer holds one of the tokenizer's control tokens, which would be obeyed.
     """
+    refuse_control_tokens(tokenizer, answer, f"the answer {quoted(answer)}")
     head = tuple(tokenizer(context, add_special_tokens=False).input_ids)
     whole = tuple(tokenizer(context + answer, add_special_tokens=False).input_ids)
     if whole[: len(head)] == head:

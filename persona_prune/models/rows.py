@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from persona_prune.models.chat_text import answer_lead, chat_prompt, encode_answer
+from persona_prune.models.control_tokens import refuse_control_tokens
 from persona_prune.personas.pairs import Pair
 
 
@@ -71,7 +72,11 @@ def text_rows(tokenizer: Any, text: str, window: int, limit: int) -> list[Row]:
     """Return the first ``limit`` tokens of a plain text as rows of ``window`` tokens, with one branch each.
 
     Where the tokenizer begins texts with a BOS token, every window does; else its first token is the prompt.
+
+    Raises:
+        ValueError: the text holds one of the tokenizer's control tokens.
     """
+    refuse_control_tokens(tokenizer, text, "the text")
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids[:limit]
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     step = window - 1 if begins else window

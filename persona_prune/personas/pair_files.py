@@ -40,8 +40,8 @@ def holds_answers(path: str | Path) -> bool:
     Raises:
         OSError, ValueError: it can't be read.
     """
-    first = next(iter(_rows(Path(path).expanduser())), None)
-    return first is not None and isinstance(first[1], dict) and {"matching", "not_matching"} <= first[1].keys()
+    first = next(iter(file_rows(_there(path))), None)
+    return first is not None and {"matching", "not_matching"} <= first[1].keys()
 
 
 def read_pairs(path: str | Path) -> tuple[Pair, ...]:
@@ -77,11 +77,7 @@ def _read(path: str | Path, sides: tuple[str, ...]) -> tuple[Pair, ...]:
 @functools.lru_cache(maxsize=16)
 def _read_pairs(path: Path, sides: tuple[str, ...], modified: int, size: int) -> tuple[Pair, ...]:
     """Read a file once while it is unchanged: checks and stages ask for it several times."""
-<<<<<<< HEAD
-    candidates = [(line, _pair(path, line, row, sides)) for line, row in _rows(path)]
-=======
     candidates = [(line, _pair(path, line, row, sides)) for line, row in file_rows(path)]
->>>>>>> 103dae4 (Rows that would shift are refused at their line, by one reader for all files)
     useless = [line for line, pair in candidates if _is_useless(pair, sides)]
     if useless:
         log.warning(
@@ -101,7 +97,6 @@ def _is_useless(pair: Pair, sides: tuple[str, ...]) -> bool:
     return not all(texts) or len(set(texts[1:])) < len(sides)
 
 
-<<<<<<< HEAD
 def read_prompts(path: str | Path) -> tuple[str, ...]:
     """Read prompts from a JSONL or CSV file with ``prompt`` (or ``question``); what else is in a row is left alone.
 
@@ -109,35 +104,24 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
         FileNotFoundError: there is no such file.
         ValueError: the file is empty, or a row has no prompt; the message names file and line.
     """
-    path = Path(path).expanduser()
-    prompts = []
-    for line, row in _rows(path):
-        prompt = row.get("prompt", row.get("question")) if isinstance(row, dict) else None
-        if not isinstance(prompt, str) or not prompt.strip():
-=======
-def read_prompts(path: Path) -> tuple[str, ...]:
-    """Read a JSONL or CSV file of rows with ``prompt``; raise ValueError with file and line if it is not one."""
+    path = _there(path)
     prompts = []
     for line, row in file_rows(path):
-        if not isinstance(row.get("prompt"), str):
->>>>>>> 103dae4 (Rows that would shift are refused at their line, by one reader for all files)
+        prompt = row.get("prompt", row.get("question"))
+        if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(f"{path}, line {line}: expected an object with 'prompt'")
         prompts.append(prompt)
     return tuple(prompts)
 
 
-<<<<<<< HEAD
-def _rows(path: Path) -> list[tuple[int, object]]:
+def _there(path: str | Path) -> Path:
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}" + (" (a directory)" if path.is_dir() else ""))
-    text = read_text(path)
-    return csv_rows(path, text) if path.suffix.lower() == ".csv" else jsonl_rows(path, text)
+    return path
 
 
-def _pair(path: Path, line: int, row: object, sides: tuple[str, ...]) -> Pair:
-=======
 def _pair(path: Path, line: int, row: Row, sides: tuple[str, ...]) -> Pair:
->>>>>>> 103dae4 (Rows that would shift are refused at their line, by one reader for all files)
     where = f"{path}, line {line}"
     fields = {"prompt": row.get("prompt", row.get("question"))}
     fields |= {side: row.get(side) for side in sides}

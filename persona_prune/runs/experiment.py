@@ -19,6 +19,7 @@ from persona_prune.runs.builder import Builder
 from persona_prune.runs.built import Built
 from persona_prune.runs.directory import RunDirectory, finished, open_run_directory
 from persona_prune.runs.plan import Plan
+from persona_prune.runs.texts import refuse_control_tokens_in
 from persona_prune.runs.tracking.base import RunInfo
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def _run(plan: Plan, run: RunDirectory) -> dict[str, float]:
     try:
         with run.stage("load"):
             loaded = plan.model.load()
+        refuse_control_tokens_in(plan, loaded.tokenizer)
         builder = Builder(plan, loaded, run)
         built = builder.build()
         arms = measure(plan, loaded, run, builder, built)

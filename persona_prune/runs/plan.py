@@ -32,6 +32,7 @@ from persona_prune.saved.method import SavedMask
 
 _NODES = ("model", "persona", "calibration", "method", "tracker", "sweep")
 _VALUES = ("study", "seed", "output_dir", "controls", "control_seeds", "with_prompt")
+_LONGEST_NAME = 200  # file systems take 255 bytes, some of which what stands in the directory's name or beside it needs
 _CONTROLS = ("random", "magnitude", "generic", "opposite")
 
 
@@ -103,13 +104,15 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
     identity = {key: value for key, value in config.items() if key not in ("tracker", "output_dir")}
     content: list[object] = [persona.system_prompt, *(evaluator.identity(persona) for evaluator in evaluators.values())]
     content += [base.VERSION, contrastive_taylor.VERSION, signatures.VERSION, nodes["model"].stamp]
-    content += [content_hash(pairs) for pairs in _pairs(nodes["calibration"], persona, method)]
+    content += [content_hash(pairs) for pairs in calibration_pairs(nodes["calibration"], persona, method)]
     if isinstance(method, SavedMask):
         content.append(method.digest)
     digest = hashlib.sha256(json.dumps([identity, content], sort_keys=True).encode()).hexdigest()[:12]
     parts = [nodes["model"].name, persona.name + ("-flipped" if persona.flip else ""), method.name]
     parts += [f"{method.sparsity:g}"] if hasattr(method, "sparsity") else []
     name = "-".join([*parts, f"seed{config['seed']}"])
+    if len(name) > _LONGEST_NAME:
+        raise ConfigError([_too_long(name, nodes)])
     directory = Path("outputs") / config["study"] / f"{name}-{digest[:6]}"
     if config["output_dir"] is not None:
         chosen = Path(config["output_dir"]).expanduser()
@@ -188,14 +191,14 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, w
             asked = evaluated_prompts(persona, evaluators)
             if isinstance(method, SavedMask):
                 method.check_unseen(asked)
-            for pairs in _pairs(calibration, persona, method) if uses_pairs else ():
+            for pairs in calibration_pairs(calibration, persona, method) if uses_pairs else ():
                 without_leaks(pairs, asked, calibration.on_leak)
         except ValueError as error:
             problems.append(f"{where}: {error}")
     return problems
 
 
-def _pairs(calibration: Calibration, persona: AnyPersona, method: Kind) -> list[tuple[Pair, ...]]:
+def calibration_pairs(calibration: Calibration, persona: AnyPersona, method: Kind) -> list[tuple[Pair, ...]]:
     """Return all pairs that a method sees: what it is made from, and what its settings are chosen on."""
     parts = [part for part, _ in persona.parts] if method.uses_pairs else []
     if method.uses_validation:
@@ -206,6 +209,12 @@ def _pairs(calibration: Calibration, persona: AnyPersona, method: Kind) -> list[
 def evaluated_prompts(persona: AnyPersona, evaluators: Mapping[str, Evaluator | None]) -> set[str]:
     """Return all normalised prompts that any of the evaluators asks."""
     return {p for evaluator in evaluators.values() if evaluator for p in evaluator.prompts(persona)}
+
+
+def _too_long(name: str, nodes: Mapping[str, Any]) -> str:
+    key = max(("model", "persona", "method"), key=lambda key: len(nodes[key].name))
+    named = nodes[key].name
+    return f"{key}.name={named[:20]}...: {len(name)} characters for the run's name, at most {_LONGEST_NAME}: shorten it"
 
 
 def _check_writable(directory: Path) -> None:

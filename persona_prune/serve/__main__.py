@@ -72,7 +72,7 @@ def _serve(settings: ServerSettings, spec: ModelSpec, personas: dict[str, SavedP
             name=loaded.name.replace("_", "-"),
             fingerprint=loaded.fingerprint,
             personas=list(personas),
-            reader=PromptReader.of(
+            reader=PromptReader(
                 loaded, max_prompt_tokens=settings.max_prompt_tokens, max_new_tokens=settings.max_new_tokens
             ),
             scheduler=scheduler,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 
 from persona_prune.models.chat_text import render_chat
+from persona_prune.models.control_tokens import refuse_control_tokens
 from persona_prune.models.decoding import Query
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.serve.errors import ApiError
@@ -20,30 +21,18 @@ class PromptReader:
         loaded: whose tokenizer and chat template are used.
         max_prompt_tokens: longest prompt.
         max_new_tokens: longest answer, and the default where a request names no limit.
-        markers: the tokens by which the model tells messages apart, which no message may hold.
     """
 
     loaded: LoadedModel
     max_prompt_tokens: int
     max_new_tokens: int
-    markers: frozenset[str]
-
-    @classmethod
-    def of(cls, loaded: LoadedModel, *, max_prompt_tokens: int, max_new_tokens: int) -> "PromptReader":
-        """Return a reader for a model, with the markers of its chat template."""
-        tokenizer = loaded.tokenizer
-        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        rendered = render_chat(tokenizer, [*messages, messages[0]])
-        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        markers = {token for token in special if token in rendered} | set(tokenizer.all_special_tokens)
-        return cls(loaded, max_prompt_tokens, max_new_tokens, frozenset(markers))
 
     def query(self, request: ChatRequest | CompletionRequest) -> Query:
         """Return what the model is asked.
 
         Raises:
             ApiError: 400: prompt or answer too long, the chat template refuses the messages, or one of them holds a
-                token that ends messages.
+                control token.
         """
         if request.limit is not None and request.limit > self.max_new_tokens:
             raise ApiError(
@@ -76,15 +65,11 @@ class PromptReader:
         tokenizer = self.loaded.tokenizer
         messages = [message.rendered for message in request.messages]
         for number, message in enumerate(messages):
-            for token in self.markers:
-                if token in message["content"]:
-                    raise ApiError(
-                        400,
-                        f"message {number} holds {token}, which the model would take for the end or the beginning of "
-                        "a message: leave it out",
-                        param=f"messages.{number}.content",
-                        code="invalid_value",
-                    )
+            try:
+                refuse_control_tokens(tokenizer, message["content"], f"message {number}")
+            except ValueError as error:
+                where = f"messages.{number}.content"
+                raise ApiError(400, str(error), param=where, code="invalid_value") from None
         try:
             text = render_chat(tokenizer, messages)
         except TemplateError as error:

@@ -89,8 +89,8 @@ def test_parameters_that_change_nothing_are_accepted(server):
     harmless |= {"temperature": None, "stop": None, "stream": False, "response_format": {"type": "text"}, "store": True}
     response = httpx.post(f"{server}/v1/chat/completions", json=GOOD | harmless, timeout=60)
     assert response.status_code == 200
-    # Not a marker of this model's chat template, so an ordinary word.
-    message = [{"role": "user", "content": "run x.py <filename>"}]
+    # Looks like a control token, but is none of this model's.
+    message = [{"role": "user", "content": "run x.py <file> </s>"}]
     assert httpx.post(f"{server}/v1/chat/completions", json=GOOD | {"messages": message}, timeout=60).status_code == 200
 
 

@@ -6,7 +6,7 @@ import torch
 
 from persona_prune.common.conf_files import config_directory
 from persona_prune.masks.mask import Mask, pack_bits
-from persona_prune.personas.pairs import prompt_hashes
+from persona_prune.personas.pairs import earlier_prompt_hashes, prompt_hashes
 from persona_prune.runs.command_line import check_command_line
 from persona_prune.runs.instantiating import ConfigError
 from persona_prune.saved.mask_file import save_mask
@@ -226,8 +226,16 @@ def test_a_mix_of_a_preset_is_replaced_by_taking_its_parts_out(in_tmp):
     check_command_line([*preset, *parts])
 
 
-def test_a_saved_mask_is_not_asked_what_it_was_calibrated_on(in_tmp):
-    description = {"calibrated_on": sorted(prompt_hashes(["And you?", "Lead?"]))}
+def test_a_name_that_no_directory_can_have_is_refused():
+    # It passed the check and failed once the run began.
+    (told,) = problems("persona.name=" + "a" * 260)
+    assert told.startswith("persona.name=aaaaaaaaaaaaaaaaaaaa...: ")
+    assert "at most 200: shorten it" in told
+
+
+@pytest.mark.parametrize("hashes", [prompt_hashes, earlier_prompt_hashes])
+def test_a_saved_mask_is_not_asked_what_it_was_calibrated_on(in_tmp, hashes):
+    description = {"calibrated_on": sorted(hashes(["And you?", "Lead?"]))}
     mask = Mask({"a": pack_bits(torch.ones(1, 8, dtype=torch.bool))}, {"a": (1, 8)}, "f", description)
     save_mask(mask, in_tmp / "saved.safetensors")
     asked = in_tmp / "asked.jsonl"
