@@ -46,7 +46,10 @@ def without_control_tokens(tokenizer: Any, text: str) -> str:
 def _pattern(tokenizer: Any) -> re.Pattern[str]:
     """Return what finds special tokens, made once a tokenizer: some have thousands."""
     if tokenizer not in _PATTERNS:
-        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        try:
+            added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        except NotImplementedError:  # mistral-common's, which lists them all as special tokens
+            added = set()
         # Where "!" is the padding, "!" in a text is no less a text.
         tokens = [token for token in added | set(tokenizer.all_special_tokens) if len(token.strip()) > 1]
         longest_first = sorted(tokens, key=lambda token: (-len(token), token))

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -68,6 +70,8 @@ class Template:
     """A tokenizer of whitespace-separated words with a chat template of its own."""
 
     bos_token_id = 0
+    added_tokens_decoder: ClassVar[dict] = {}
+    all_special_tokens = ("</s>",)
 
     def __init__(self, before_answer, bos):
         self.before_answer, self.bos = before_answer, bos
