@@ -22,6 +22,7 @@ from persona_prune.common.validation import STRICT, PositiveInt, neighbours
 from persona_prune.evaluators.chat_endpoint import ChatEndpoint, Reply
 from persona_prune.evaluators.rubric_questions import WORDS, parse_score, questions, told_of
 from persona_prune.models.chat_text import chat_prompt
+from persona_prune.models.control_tokens import without_control_tokens
 from persona_prune.models.generation import greedy_answers
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.sources import HubModel
@@ -227,7 +228,14 @@ def _load(path: str) -> LoadedModel | str:
 
 def _replies(loaded: LoadedModel, texts: Sequence[str]) -> list[str]:
     tokenizer = loaded.tokenizer
-    encoded = [tuple(tokenizer(chat_prompt(tokenizer, text), add_special_tokens=False).input_ids) for text in texts]
+    encoded = [
+        tuple(
+            tokenizer(
+                chat_prompt(tokenizer, without_control_tokens(tokenizer, text)), add_special_tokens=False
+            ).input_ids
+        )
+        for text in texts
+    ]
     replies = greedy_answers(loaded, encoded, max_new_tokens=_MAX_TOKENS, batch_size=len(texts))
     return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in replies]
 
