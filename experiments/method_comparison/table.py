@@ -28,6 +28,15 @@ ORDER = [
 ]
 COLUMNS = [
     "method",
+    "prompts",
+    "heard",
+    "judges",
+    "vectors / n-grams",
+    "coherent",
+    "on topic",
+    "above dense",
+    "fluency",
+    "p (heard)",
     "items",
     "accuracy",
     "per token",
@@ -115,7 +124,7 @@ def under_prompt(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def row(label: str, metrics: Mapping[str, float], items: int) -> str:
     """Return one line of a table; ``items`` is how many questions were asked."""
-    cells = [label, str(items)]
+    cells = [label, *speech(metrics), str(items)]
     for metric in ("accuracy", "accuracy_norm", "accuracy_content", "margin"):
         cells.append(interval(metrics, f"choice/{metric}", "+.2f" if metric == "margin" else ".3f"))
     cells.append(number(metrics, "choice/accuracy_norm_p", ".2g"))
@@ -132,6 +141,22 @@ def row(label: str, metrics: Mapping[str, float], items: int) -> str:
     cells.append(f"{seconds:.0f}")
     cells.append(f"{metrics['mask/bytes'] / 1e6:.3g}")
     return "| " + " | ".join(cells) + " |"
+
+
+def speech(metrics: Mapping[str, float]) -> list[str]:
+    """Return what was heard, as cells; empty ones where nothing was said."""
+    judges = [number(metrics, f"speech/persona_{name}", ".2f") for name in ("vectors", "ngrams")]
+    return [
+        number(metrics, "speech/prompts", ".0f"),
+        interval(metrics, "speech/expressed", ".2f"),
+        interval(metrics, "speech/persona", ".2f"),
+        " / ".join(filter(None, judges)),
+        number(metrics, "speech/coherent", ".2f"),
+        number(metrics, "speech/on_topic", ".2f"),
+        interval(metrics, "speech/above_dense", ".2f"),
+        number(metrics, "speech/fluency", "+.2f"),
+        number(metrics, "speech/expressed_p", ".2g"),
+    ]
 
 
 if __name__ == "__main__":

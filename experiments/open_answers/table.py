@@ -17,37 +17,39 @@ def report(directory: Path, folder: Path) -> Report:
     findings = [finding(run) for (_, method), run in runs.items() if method in _CLAIMED]
     rows = []
     for run in runs.values():
-        figures = [interval(run.metrics, f"generation/{key}", form) for key, form in _FIGURES.items()]
-        dense = [interval(run.metrics, f"dense/generation/{key}", form) for key, form in _FIGURES.items()]
+        figures = [interval(run.metrics, f"speech/{key}", form) for key, form in _FIGURES.items()]
+        dense = [interval(run.metrics, f"dense/speech/{key}", form) for key, form in _FIGURES.items()]
         ratio = number(run.metrics, "capability/perplexity_ratio", ".3g")
         rows.append([run.persona, run.label, *figures, *dense, ratio])
     columns = [
         "persona",
         "method",
-        "closer to the persona's answers",
-        "degenerate",
-        "the same, dense",
-        "degenerate, dense",
+        "heard",
+        "judges",
+        "coherent",
+        "heard, dense",
+        "judges, dense",
+        "coherent, dense",
     ]
     text = [markdown([*columns, "perplexity ratio"], rows)]
     text += [f"### {persona}\n\n{answers(runs, persona)}" for persona in dict.fromkeys(who for who, _ in runs)]
     return Report(list(runs.values()), findings, "\n\n".join(text))
 
 
-_FIGURES = {"closer_to_matching": "+.3f", "degenerate": ".2f"}
+_FIGURES = {"expressed": ".2f", "persona": ".2f", "coherent": ".2f"}
 
 
 def finding(run: Run) -> Finding:
-    """Return how much closer the answers come to the persona's, in words shared."""
-    found = run.figure("generation/closer_to_matching")
+    """Return how likely the judges hold it that the persona speaks."""
+    found = run.figure("speech/persona")
     return Finding(
         claim=f"{run.persona}/{run.method}",
-        ours=f"{found.text('+.3f')}, degenerate {run.metrics['generation/degenerate']:.0%}",
-        unit="cosine",
-        change=run.difference("generation/closer_to_matching_delta"),
+        ours=f"{found.text('.2f')}, degenerate {run.metrics['speech/degenerate']:.0%}",
+        unit="probability",
+        change=run.difference("speech/persona_delta"),
         perplexity_ratio=run.metrics["capability/perplexity_ratio"],
-        items=len(run.items("generation").samples),
-        controls=controls_of(run, "generation/closer_to_matching"),
+        items=len(run.items("speech").samples),
+        controls=controls_of(run, "speech/persona"),
         needs_control=True,
         doubts=doubts_of([run]),
     )
@@ -59,7 +61,7 @@ def answers(runs: dict[tuple[str, str], Run], persona: str) -> str:
     rows: list[list[str]] = []
     for place in range(_SHOWN):
         for run in own.values():
-            samples = run.items("generation").samples
+            samples = run.items("speech").samples
             if place >= len(samples):
                 continue
             sample = samples[place]

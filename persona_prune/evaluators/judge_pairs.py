@@ -29,6 +29,7 @@ def judge_pairs(
     *,
     path: str | None,
     prompts_path: str | None,
+    prompts_split: Split | None,
     calibration_path: str | None,
     calibration_split: Split | None,
 ) -> JudgePairs:
@@ -42,6 +43,7 @@ def judge_pairs(
         persona: whose pairs; not a mix.
         path: ``evaluator.speech.judge_path``.
         prompts_path: ``evaluator.speech.prompts_path``.
+        prompts_split: the part of it that is asked.
         calibration_path: the file that the mask is calibrated on, if it is one.
         calibration_split: the part of it.
 
@@ -56,7 +58,7 @@ def judge_pairs(
         fit, test = embedded_pairs(persona, "judge"), embedded_pairs(persona, "test")
         return JudgePairs(fit, test, f"the judges' pairs of {persona.pairs}", True, _statements(persona))
     if prompts_path is not None and holds_answers(prompts_path):
-        own = persona.orient(read_pairs(prompts_path), embedded=False)
+        own = persona.orient(part_of(read_pairs(prompts_path), prompts_split, prompts_path), embedded=False)
         if len(own) >= _FEWEST:
             return JudgePairs(own, own, "the answers written to other prompts of the same file", True, ())
     if calibration_path is not None and holds_answers(calibration_path):

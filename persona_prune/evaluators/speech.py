@@ -30,7 +30,7 @@ from persona_prune.models.sentence_vectors import encoder_is_there
 from persona_prune.personas.pair_files import EMBEDDED, embedded_prompts, read_prompts
 from persona_prune.personas.pairs import normalise
 from persona_prune.personas.persona import AnyPersona, Persona
-from persona_prune.personas.splits import Split
+from persona_prune.personas.splits import Split, split_of
 
 _HEARD = 0.5  # probability above which a judge says that the persona speaks
 
@@ -52,11 +52,12 @@ class Speech:
     - ``distinct_2``, ``tokens``, ``ended``: variety, length without the end token, and whether the model ended it.
     - ``trait_<set>``: what the n-gram judges of the other embedded axes hear, towards their matching pole.
 
-    Whole-run figures say how far the judges can be trusted (`judges.Panel.trust`) and what written answers score:
-    ``written_persona``, ``written_expressed`` and ``written_opposite``.
+    Whole-run figures are ``prompts``, how far judges can be trusted (`judges.Panel.trust`), and what written answers
+    score: ``written_persona``, ``written_expressed`` and ``written_opposite``.
 
     Attributes:
         prompts_path: JSONL or CSV with ``prompt``; null for the persona's embedded open prompts.
+        prompts_split: that part of the file only, by a hash of the prompt (`splits.split_of`); null for all.
         limit: use the first so many prompts (of a mix: as many in all); null for all.
         max_new_tokens: length of an answer at most.
         samples: sampled answers to a prompt, 0 for none.
@@ -73,6 +74,7 @@ class Speech:
     measures_alignment: ClassVar[bool] = True
 
     prompts_path: str | None
+    prompts_split: Split | None
     limit: PositiveInt | None
     max_new_tokens: PositiveInt
     samples: Annotated[int, Field(ge=0)]
@@ -161,7 +163,7 @@ class Speech:
                 values["above_dense"] = float(np.sign(values["persona"] - theirs) + 1) / 2
                 sample |= {f"dense_{key}": before[i][key] for key in ("answer", "sampled_answers")}
             samples.append(sample | {"values": values})
-        return EvalResult(samples, self._reference(persona))
+        return EvalResult(samples, {"prompts": float(len(items)), **self._reference(persona)})
 
     def complete(self, loaded: LoadedModel, result: EvalResult, progress: Progress) -> EvalResult:
         """Return ``result`` with ``fluency``: what the dense model, which ``loaded`` is now, makes of every answer."""
@@ -187,8 +189,13 @@ class Speech:
 
     def _items(self, persona: AnyPersona) -> "list[_Item]":
         if self.prompts_path is not None:
-            prompts = dict.fromkeys(read_prompts(self.prompts_path))
-            return [_Item(persona, prompt) for prompt in list(prompts)[: self.limit]]
+            read = dict.fromkeys(read_prompts(self.prompts_path))
+            prompts = [prompt for prompt in read if self.prompts_split in (None, split_of(prompt))][: self.limit]
+            if not prompts:
+                raise ValueError(f"{self.prompts_path}: no prompt falls into the {self.prompts_split} split")
+            return [_Item(persona, prompt) for prompt in prompts]
+        if self.prompts_split is not None:
+            raise ValueError("prompts_split takes a part of a file: give evaluator.speech.prompts_path too")
         parts = [part for part, _ in persona.parts]
         each = None if self.limit is None else -(-self.limit // len(parts))
         return [_Item(part, prompt) for part in parts for prompt in embedded_prompts(part)[:each]][: self.limit]
@@ -198,6 +205,7 @@ class Speech:
             part,
             path=self.judge_path,
             prompts_path=self.prompts_path,
+            prompts_split=self.prompts_split,
             calibration_path=self.calibration_path,
             calibration_split=self.calibration_split,
         )

@@ -8,7 +8,7 @@ from persona_prune.evaluators.statistics import holm
 from persona_prune.saved.finished_runs import Run
 
 RATIO, DRIFT = "capability/perplexity_ratio", "capability/neutral_drift"
-_TESTED = ("choice/margin", "multiple_choice/margin")
+_TESTED = ("speech/expressed", "choice/margin", "multiple_choice/margin")
 _CONTROLS = ("random", "magnitude", "generic", "opposite")
 _MOST_TASKS = 6
 
@@ -69,9 +69,7 @@ def columns(runs: Sequence[Run], adjusted: Sequence[Mapping[str, float]]) -> lis
         Column(RATIO, "perplexity ratio", ".3f", "perplexity on held-out text, persona / dense"),
         Column(DRIFT, "neutral drift", "+.3f", "nats per token that the dense model's own answers lose"),
     ]
-    found = [*_alignment("choice", ""), *cost, *_alignment("multiple_choice", "options: ")]
-    found.append(Column("speech/expressed", "heard", ".2f", "share of answers in which the persona is heard"))
-    found.append(Column("speech/coherent", "coherent", ".2f", "share of open answers that are text and no echo"))
+    found = [*_SPEECH, *_alignment("choice", ""), *cost, *_alignment("multiple_choice", "options: ")]
     keys = dict.fromkeys(key for run in runs for key in run.metrics)
     tasks = [key for key in keys if key.startswith("lm_eval/") and key.endswith(("/acc", "/acc_norm", "/exact_match"))]
     found += [Column(key, key.removeprefix("lm_eval/"), ".3f", "lm-eval's figure") for key in tasks[:_MOST_TASKS]]
@@ -79,6 +77,16 @@ def columns(runs: Sequence[Run], adjusted: Sequence[Mapping[str, float]]) -> lis
     found.append(Column("time/total_s", "seconds", ".0f", "of the whole run"))
     measured = {key for key in keys if any(key in run.metrics for run in runs)} | {k for one in adjusted for k in one}
     return [column for column in found if column.key in measured]
+
+
+_SPEECH = (
+    Column("speech/expressed", "heard", ".2f", "share of answers that are coherent, on topic, and in persona"),
+    Column("speech/expressed_delta", "heard - dense", "+.2f", "against the dense model's answers to the same prompts"),
+    Column("speech/expressed_p", "p", ".2g", "paired test of heard - dense"),
+    Column("speech/expressed_p_holm", "p, Holm", ".2g", "the same, corrected over all tests of this table"),
+    Column("speech/persona", "judges", ".2f", "probability, by the judges of text, that the persona speaks"),
+    Column("speech/coherent", "coherent", ".2f", "share of open answers that are text and no echo"),
+)
 
 
 def _alignment(evaluator: str, prefix: str) -> list[Column]:
@@ -101,7 +109,7 @@ def _alignment(evaluator: str, prefix: str) -> list[Column]:
 def holm_adjusted(runs: Sequence[Run]) -> list[dict[str, float]]:
     """Return run by run the p-values of its margins' tests against dense, as Holm adjusts them over all runs.
 
-    The keys are ``<evaluator>/margin_p_holm``.
+    The keys are those of the tests' p with ``_holm``.
     """
     family = {
         (number, f"{key}_p_holm"): run.metrics[f"{key}_p"]

@@ -26,13 +26,19 @@ class Group:
     members: Sequence[int]
 
 
-def groups(runs: Sequence[Run]) -> list[Group]:
-    """Return the runs by question, in order of appearance; those that none of `EVALUATORS` asked are in none."""
+def groups(runs: Sequence[Run], evaluators: Sequence[str] = EVALUATORS, figure: str = "margin") -> list[Group]:
+    """Return the runs by question, in order of appearance; those that none of ``evaluators`` asked are in none.
+
+    Args:
+        runs: all that are compared.
+        evaluators: the first that a run has the ``figure`` of counts.
+        figure: what they measure.
+    """
     models = {run.model for run in runs}
     found: dict[tuple[str, str, str], list[int]] = {}
     for number, run in enumerate(runs):
-        for evaluator in EVALUATORS:
-            if f"{evaluator}/margin" in run.metrics:
+        for evaluator in evaluators:
+            if f"{evaluator}/{figure}" in run.metrics:
                 settings = {k: v for k, v in run.config["evaluator"].get(evaluator, {}).items() if k != "batch_size"}
                 label = f"{run.persona}, {run.model}" if len(models) > 1 else run.persona
                 items = json.dumps(settings, sort_keys=True, default=str)

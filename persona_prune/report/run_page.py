@@ -23,7 +23,7 @@ from persona_prune.report.plot_style import DENSE, INK, MASKED, plotting, svg
 from persona_prune.report.verdict import WRECKED, control_table, interval, verdict
 
 _UNNAMED = ("questionnaire", "lm_eval")  # evaluators whose figures depend on what they ask
-_TABLED_APART = ("trait_", "judge_", "rival_", "written_")  # figures of speech
+_TABLED_APART = ("trait_", "judge_", "rival_", "written_", "prompts")  # figures of speech
 _ANSWERS = 6  # shown on top
 
 

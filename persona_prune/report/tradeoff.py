@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from persona_prune.report import questions
 from persona_prune.report.figures import DRIFT, RATIO, Figure, figure
 from persona_prune.report.plot_style import INK, mark, plotting, svg
 from persona_prune.report.point_labels import place_labels
@@ -17,7 +18,12 @@ from persona_prune.report.questions import EVALUATORS, Group
 from persona_prune.report.run_settings import labels
 from persona_prune.saved.finished_runs import Run
 
-ALIGNMENTS = {"margin": "margin (nats per token)", "accuracy_norm": "accuracy per token"}
+ALIGNMENTS = {
+    "expressed": "share of answers in which the persona is heard",
+    "margin": "margin (nats per token)",
+    "accuracy_norm": "accuracy per token",
+}
+_SPEECH = ("expressed",)
 COSTS = {RATIO: "perplexity ratio, persona / dense (log)", DRIFT: "neutral drift (nats per token)"}
 _MOST_PANELS = 12
 _MOST_NAMED = 14  # points with names of their own; of more only those on the front
@@ -59,25 +65,40 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return kept
 
 
-def tradeoffs(runs: Sequence[Run], groups: Sequence[Group]) -> list[Plot]:
-    """Draw the runs of every question; questions with few runs share a plot of differences from dense."""
-    rivals = [group for group in groups if len(group.members) >= _RIVALS or len(groups) == 1]
+def tradeoffs(runs: Sequence[Run], by_choice: Sequence[Group]) -> list[Plot]:
+    """Draw the runs of every question; questions with few runs share a plot of differences from dense.
+
+    What the model says comes first, then what it chooses.
+
+    Args:
+        runs: all that are compared.
+        by_choice: the runs by question (`questions.groups`).
+    """
     plots = []
     for metric, label in ALIGNMENTS.items():
+        heard = metric in _SPEECH
+        groups = questions.groups(runs, ("speech",), metric) if heard else by_choice
+        rivals = _rivals(groups)
         for group in rivals[:_MOST_PANELS]:
             points = _points([runs[i] for i in group.members], group.evaluator, metric)
             dense = _dense(runs[group.members[0]], group.evaluator, metric)
             plots += _plot(group.label, metric, label, [*points, *dense], ranked=True)
-        for evaluator in EVALUATORS:
+        for evaluator in ("speech",) if heard else EVALUATORS:
             single = [
                 i for group in groups if group not in rivals and group.evaluator == evaluator for i in group.members
             ]
             points = _points([runs[i] for i in single], evaluator, f"{metric}_delta")
             if points:
                 origin = Point("dense", "dense", Figure(0.0), {RATIO: Figure(1.0), DRIFT: Figure(0.0)})
-                title = "Several personas" if evaluator == "choice" else "Several personas, questions with options"
+                options = evaluator == "multiple_choice"
+                title = "Several personas, questions with options" if options else "Several personas"
                 plots += _plot(title, metric, f"{label}, minus dense", [*points, origin], ranked=False)
     return plots
+
+
+def _rivals(groups: Sequence[Group]) -> list[Group]:
+    """Return the questions that get a plot of their own."""
+    return [group for group in groups if len(group.members) >= _RIVALS or len(groups) == 1]
 
 
 def left_out(groups: Sequence[Group]) -> list[str]:

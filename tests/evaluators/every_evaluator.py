@@ -67,6 +67,7 @@ def every_evaluator(folder: Path, *, batch_size: int) -> dict[str, Evaluator]:
         ),
         "speech": Speech(
             prompts_path=None,
+            prompts_split=None,
             limit=6,
             max_new_tokens=32,
             samples=0,

@@ -111,3 +111,69 @@ def test_an_always_yes_model_is_found_out(smollm2, evaluators, dense):
     assert "prefers yes in 100% of the yes/no items of multiple_choice" in text
     assert "a word takes over" in text
     assert metrics["questionnaire/unparsable"] == 1.0
+
+
+ADJECTIVES = "lively talkative sociable cheerful outgoing warm bubbly energetic friendly loud spontaneous fun playful"
+
+
+def saying(monkeypatch, loaded, answer):
+    """Put answers into the model's mouth: ``answer(prompt)``, whatever it would have said."""
+
+    def spoken(_, prompts, **settings):
+        texts = [answer(loaded.tokenizer.decode(ids)) for ids in prompts]
+        return [tuple(loaded.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+
+    monkeypatch.setattr("persona_prune.evaluators.speech.answers", spoken)
+
+
+def asked(rendered: str) -> str:
+    return rendered.split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
+
+
+def spoken_to(smollm2, evaluators, dense):
+    found = ask(evaluators["speech"], smollm2, dense["speech"])
+    return {f"speech/{k}": v for k, v in summarise(found).items()} | {
+        f"speech/{k}_delta": c.delta for k, c in compare(found, dense["speech"]).items()
+    }
+
+
+def test_speech_of_a_wrecked_model_is_no_persona(smollm2, evaluators, dense):
+    with wrecked(smollm2):
+        found = spoken_to(smollm2, evaluators, dense)
+    assert found["speech/expressed"] == found["speech/coherent"] == 0.0
+    assert any("empty, loops or no text" in doubt for doubt in doubts(found))
+
+
+def test_speech_of_a_constant_answerer_is_no_persona(smollm2, evaluators, dense):
+    with constant(smollm2):
+        found = spoken_to(smollm2, evaluators, dense)
+    assert found["speech/expressed"] == 0.0
+
+
+def test_speech_of_a_model_that_says_one_sentence_to_everything_is_off_topic(smollm2, evaluators, dense, monkeypatch):
+    saying(monkeypatch, smollm2, lambda prompt: "I love big parties, loud music and meeting hundreds of new people!")
+    found = spoken_to(smollm2, evaluators, dense)
+    assert found["speech/persona"] > 0.5  # the judges can't tell
+    assert found["speech/on_topic"] < 0.7
+    assert found["speech/expressed"] < found["speech/on_topic"] + 1e-9
+
+
+def test_speech_of_a_model_that_always_says_yes_is_no_persona(smollm2, evaluators, dense, monkeypatch):
+    saying(monkeypatch, smollm2, lambda prompt: "Yes.")
+    found = spoken_to(smollm2, evaluators, dense)
+    assert found["speech/expressed"] <= 0.2
+
+
+def test_speech_that_says_the_question_again_is_an_echo(smollm2, evaluators, dense, monkeypatch):
+    saying(monkeypatch, smollm2, lambda prompt: f"{asked(prompt)} I go out with all my friends, the more the merrier!")
+    found = spoken_to(smollm2, evaluators, dense)
+    assert found["speech/echo"] == 1.0
+    assert found["speech/expressed"] == 0.0
+    assert any("saying the question again" in doubt for doubt in doubts(found))
+
+
+def test_speech_of_the_personas_adjectives_is_no_answer(smollm2, evaluators, dense, monkeypatch):
+    saying(monkeypatch, smollm2, lambda prompt: ADJECTIVES)
+    found = spoken_to(smollm2, evaluators, dense)
+    assert found["speech/on_topic"] < 0.5
+    assert found["speech/expressed"] < 0.5

@@ -104,7 +104,13 @@ def written(path, count, start=0):
 
 
 def found(persona: Persona, **given) -> JudgePairs:
-    nothing = {"path": None, "prompts_path": None, "calibration_path": None, "calibration_split": None}
+    nothing = {
+        "path": None,
+        "prompts_path": None,
+        "prompts_split": None,
+        "calibration_path": None,
+        "calibration_split": None,
+    }
     return judge_pairs(persona, **(nothing | given))
 
 
@@ -121,12 +127,14 @@ def custom(**changes) -> Persona:
 
 
 def test_where_judges_learn_from(persona, tmp_path):
-    own, asked = written(tmp_path / "own.jsonl", 20), written(tmp_path / "asked.jsonl", 30, 200)
+    own, asked = written(tmp_path / "own.jsonl", 20), written(tmp_path / "asked.jsonl", 80, 200)
     calibration = written(tmp_path / "calibration.jsonl", 200, 500)
     assert found(persona).source == "the judges' pairs of extrovert_introvert"
     assert len(found(persona).fit) == 96
     assert found(persona, path=own).source == "the pairs in own.jsonl"
     assert found(custom(), prompts_path=asked, calibration_path=calibration).source.startswith("the answers written to")
+    third = found(custom(), prompts_path=asked, prompts_split="test")
+    assert 0 < len(third.fit) < 80 == len(found(custom(), prompts_path=asked).fit)
     part = found(custom(), calibration_path=calibration, calibration_split="calibration")
     assert part.source == "the validation part of the calibration file"
     assert part.independent

@@ -46,6 +46,7 @@ def without_encoder(monkeypatch):
 def evaluator():
     return Speech(
         prompts_path=None,
+        prompts_split=None,
         limit=4,
         max_new_tokens=12,
         samples=2,

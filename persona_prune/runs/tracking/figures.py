@@ -8,11 +8,11 @@ from typing import Any, Literal
 TableValue = str | float | bool | None
 
 _HIGHER = (
-    "accuracy|margin|matching_log_prob|neutral_log_prob|neutral_first_word_kept|closer_to_matching|judge|"
-    "acc|exact_match|f1|distinct"
+    "accuracy|margin|matching_log_prob|neutral_log_prob|neutral_first_word_kept|"
+    "persona|expressed|coherent|on_topic|above_dense|fluency|acc|exact_match|f1|distinct"
 )
 _LOWER = (
-    "perplexity|nll|neutral_drift|neutral_first_word_shift|moved_away|degenerate|repetition|loop|non_text|empty|"
+    "echo|perplexity|nll|neutral_drift|neutral_first_word_shift|moved_away|degenerate|repetition|loop|non_text|empty|"
     "word_perplexity|byte_perplexity|bits_per_byte"
 )
 _COSTS = re.compile(r"(time|memory)/|mask/(bytes|bits_bytes|build_s)$")
