@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from persona_prune.calibration import signature_cache
 from persona_prune.calibration.gradients import output_gradients
+from persona_prune.common.cache import kept
 from persona_prune.common.progress import Progress
 from persona_prune.models.likelihood import PIECE, forward
 from persona_prune.models.loaded import LoadedModel
@@ -91,11 +92,11 @@ def cached_damage(
     settings = {"damage": seed, "arithmetic": loaded.arithmetic, "batch": batch_size}
     path = signature_cache.cache_file(loaded.fingerprint, digest, settings)
     linears = loaded.linears
-    if path.is_file():
+    if kept(path):
         try:
             stored = load_file(path)
             return {name: Damage(stored[f"inputs/{name}"], stored[f"outputs/{name}"]) for name in linears}, path
-        except (SafetensorError, KeyError) as error:
+        except (SafetensorError, OSError, KeyError) as error:
             log.warning("cached statistics %s are damaged (%s): computing them again", path, error)
     damage = generic_damage(
         loaded.model,

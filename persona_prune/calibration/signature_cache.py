@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from persona_prune.calibration.signatures import VERSION, Signature, Statistics
-from persona_prune.common.cache import cache_path, store
+from persona_prune.common.cache import cache_path, kept, store
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def store_finite(path: Path, tensors: Mapping[str, Tensor], write: Callable[[Pat
 
 def load(path: Path) -> tuple[Signature, ...] | None:
     """Read what `save` wrote; None if there is no such file or it is damaged (said in the log)."""
-    if not path.is_file():
+    if not kept(path):
         return None
     try:
         with safe_open(path, framework="pt") as file:
@@ -71,6 +71,6 @@ def load(path: Path) -> tuple[Signature, ...] | None:
             Signature(statistics, *common, manifest["positions"], tokens, manifest["sequences"])
             for statistics, tokens in zip(poles, manifest["tokens"], strict=True)
         )
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         log.warning("cached signature %s is damaged (%s): computing it again", path, error)
         return None

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
+
+from persona_prune.common.errors import one_line
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +34,23 @@ def cache_path(kind: str, key: object, suffix: str = ".safetensors") -> Path:
     return cache_root() / kind / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}{suffix}"
 
 
+def kept(path: Path) -> bool:
+    """Return whether the file is there; where a cache may not be read, nothing is."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def store(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make the file at ``path``; a cache that can't be written is a warning, and leaves nothing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as partial:
             write(partial)
-    except OSError as error:
-        log.warning("cannot write to the cache (%s): going on without it", error)
+    # safetensors says "no space left on device" in an exception of its own.
+    except (OSError, SafetensorError) as error:
+        log.warning("cannot write to the cache (%s): going on without it", one_line(error))
 
 
 def store_json(path: Path, content: object) -> None:

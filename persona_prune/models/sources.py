@@ -1,6 +1,8 @@
 """Loading models from the hub, a directory or an installed package: the only file that calls ``from_pretrained``."""
 
+import atexit
 import contextlib
+import functools
 import importlib.util
 import io
 import logging
@@ -14,9 +16,11 @@ import torch
 import transformers
 from filelock import FileLock
 from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from persona_prune.common.cache import cache_root
+from persona_prune.common.cache import cache_root, kept
+from persona_prune.common.errors import one_line
 from persona_prune.common.text_files import directory_stamp
 from persona_prune.common.validation import STRICT, Name, PositiveInt
 from persona_prune.models.chat_text import check_template, end_of_turn
@@ -171,12 +175,33 @@ def dequantised_wheel(package: str, distribution: str) -> Path:
     if not files:
         raise OSError(f"{package} holds no GGUF file")
     target = cache_root() / "models" / f"{files[0].stem}-{files[0].stat().st_size}"
-    if (target / "config.json").is_file():
+    if kept(target / "config.json"):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not (target / "config.json").is_file():
-            _dequantise(files[0], target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not kept(target / "config.json"):
+                _dequantise(files[0], target)
+    # safetensors says "no space left on device" in an exception of its own.
+    except (OSError, SafetensorError) as error:
+        log.warning("cannot write to the cache (%s): dequantising for this process only", one_line(error))
+        return _dequantised_for_now(files[0])
+    return target
+
+
+@functools.cache
+def _dequantised_for_now(gguf: Path) -> Path:
+    """Return a directory with the dequantised model that goes when this process ends."""
+    directory = Path(tempfile.mkdtemp(prefix="persona_prune-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    target = directory / "model"
+    try:
+        _dequantise(gguf, target)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{gguf.name} can be dequantised neither into the cache nor into {directory.parent} ({one_line(error)}): "
+            "name a directory with PERSONA_PRUNE_CACHE=DIR"
+        ) from None
     return target
 
 

@@ -12,6 +12,7 @@ from persona_prune.calibration.damage import cached_damage
 from persona_prune.calibration.neutral import Guard, Neutral, neutral_material
 from persona_prune.calibration.own_answers import against_own_answers
 from persona_prune.calibration.signatures import Signature
+from persona_prune.common.cache import kept
 from persona_prune.common.progress import progress_bar
 from persona_prune.masks.applying import Masking, check_fits
 from persona_prune.masks.mask import drop_all_of
@@ -79,7 +80,8 @@ class Builder:
         return self._baseline(method)
 
     def _note(self, source: Path) -> None:
-        if source not in self.made_from:
+        # A cache that could not be written has no such file.
+        if source not in self.made_from and kept(source):
             self.made_from.append(source)
 
     def mask(self, method: Selection, label: str) -> Built:

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 
-from persona_prune.common.cache import cache_path, store
+from persona_prune.common.cache import cache_path, kept, store
 from persona_prune.methods.contrastive_taylor import VERSION, ContrastiveTaylor
 from persona_prune.methods.taylor_rounds import GradientMask
 from persona_prune.models.loaded import LoadedModel
@@ -27,7 +27,7 @@ def cached_mask(
     """Return the mask that is kept at ``path`` (`mask_path`), or else build it and keep it there."""
     try:
         kept = _load(path, linears)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         log.warning("cached mask is damaged (%s): building it again", error)
         kept = None
     if kept is not None:
@@ -56,7 +56,7 @@ def mask_path(
 
 
 def _load(path: Path, linears: Mapping[str, nn.Linear]) -> GradientMask | None:
-    if not path.is_file():
+    if not kept(path):
         return None
     manifest = read_manifest(path)
     if manifest["format"] != FORMAT:
