@@ -30,6 +30,7 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+_READ = ["GET", "HEAD"]  # health checks and load balancers ask without wanting the body
 _LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
 
@@ -96,16 +97,16 @@ def create_app(service: Service) -> FastAPI:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    @app.get("/", dependencies=[Depends(check_host)])
+    @app.api_route("/", methods=_READ, dependencies=[Depends(check_host)])
     async def show_page() -> HTMLResponse:
         return HTMLResponse(page, headers=_PAGE_HEADERS)
 
-    @app.get("/health", dependencies=[Depends(check_host)])
+    @app.api_route("/health", methods=_READ, dependencies=[Depends(check_host)])
     async def health() -> JSONResponse:
         closing = service.scheduler.closing
         return JSONResponse({"status": "closing" if closing else "ok"}, 503 if closing else 200)
 
-    @app.get("/metrics", dependencies=[Depends(check_key)])
+    @app.api_route("/metrics", methods=_READ, dependencies=[Depends(check_key)])
     async def metrics() -> PlainTextResponse:
         figures = service.scheduler.figures().items()
         kinds = {name: "counter" if name.endswith("_total") else "gauge" for name, _ in figures}
@@ -114,11 +115,11 @@ def create_app(service: Service) -> FastAPI:
         ]
         return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models", dependencies=[Depends(check_key)])
+    @app.api_route("/v1/models", methods=_READ, dependencies=[Depends(check_key)])
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(name, started) for name in service.models]}
 
-    @app.get("/v1/models/{name}", dependencies=[Depends(check_key)])
+    @app.api_route("/v1/models/{name}", methods=_READ, dependencies=[Depends(check_key)])
     async def model(name: str) -> dict[str, Any]:
         _persona(service, name)
         return _model(name, started)

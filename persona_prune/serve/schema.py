@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from persona_prune.common.validation import neighbours
 from persona_prune.serve.errors import ApiError
@@ -52,6 +53,16 @@ Text = Annotated[str, AfterValidator(_plain)]
 Stop = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
 
 
+def _empty(value: Any) -> Any:
+    if value not in (None, "", [], {}):
+        raise ValueError("is not supported here: leave it out, empty or null")
+    return value
+
+
+Empty = Annotated[Any, AfterValidator(_empty)]
+"""A field of a message that other servers fill, which clients send back with what it is at without them."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
@@ -63,18 +74,39 @@ class TextPart(_Strict):
     text: Text
 
 
+Content = Text | Annotated[list[TextPart], Field(min_length=1)]
+
+
 class ChatMessage(_Strict):
-    """One message of a conversation; ``developer`` is another name for ``system``."""
+    """One message of a conversation; ``developer`` is another name for ``system``.
+
+    An answer comes back as the client's own library keeps it, with all that it might have held: only of an assistant
+    is ``content`` None, which is nothing said.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1)]
+    content: Annotated[Content | None, Field(validate_default=True)] = None
     name: str | None = None
-    refusal: None = None
+    refusal: Empty = None
+    annotations: Empty = None
+    audio: Empty = None
+    function_call: Empty = None
+    tool_calls: Empty = None
+    reasoning: Empty = None
+    reasoning_content: Empty = None
+
+    @field_validator("content")
+    @classmethod
+    def _said(cls, content: Any, info: ValidationInfo) -> Any:
+        if content is None and "role" in info.data and info.data["role"] != "assistant":
+            raise PydanticCustomError("string_type", "Input should be a valid string")
+        return content
 
     @property
     def rendered(self) -> dict[str, str]:
         """Role and text, as chat templates take them."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        said = self.content or ""
+        text = said if isinstance(said, str) else "".join(part.text for part in said)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
