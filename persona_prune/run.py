@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -80,7 +82,7 @@ def _run_sweep(checked: Checked) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # an exception for us instead of a traceback for the user
     if checked.parallel:
         os.environ["TQDM_DISABLE"] = "1"
-    with sweep.open():
+    with _opened(sweep):
         try:
             _job()
         except Exception as error:
@@ -89,6 +91,18 @@ def _run_sweep(checked: Checked) -> int:
         finally:
             sweep_worker.stop()
     return 1 if sweep.failed else 0
+
+
+@contextmanager
+def _opened(sweep: Sweep) -> Iterator[None]:
+    """Open the sweep; where it can't write down that it begins, that is bad input: another place is needed."""
+    try:
+        with sweep.open():
+            yield
+    except OSError as error:
+        raise ConfigError(
+            [f"the sweep can't begin: {one_line(error)}; name another place with output_dir=DIR"]
+        ) from None
 
 
 if __name__ == "__main__":

@@ -70,5 +70,8 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is told without the place
+        raise
     finally:
         partial.unlink(missing_ok=True)

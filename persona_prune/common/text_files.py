@@ -62,3 +62,27 @@ def write_text(path: Path, text: str) -> None:
     """Write a file, all or nothing."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_last_word(path: Path, text: str, shorter: str) -> None:
+    """Write a file, all or nothing; where the disk is full, over what is there, and ``shorter`` if that is too long.
+
+    Raises:
+        OSError: nothing is there to write over, or it can't be written either.
+    """
+    try:
+        write_text(path, text)
+    except OSError:
+        if not path.is_file():
+            raise
+        try:
+            _write_over(path, text)
+        except OSError:
+            _write_over(path, shorter)
+
+
+def _write_over(path: Path, text: str) -> None:
+    # Not truncated before it is written: the blocks that it has are the only ones to be had.
+    with path.open("r+", encoding="utf-8") as file:
+        file.write(text)
+        file.truncate()

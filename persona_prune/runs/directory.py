@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from persona_prune.common import interrupts
 from persona_prune.common.errors import one_line
 from persona_prune.common.json_numbers import dump_figures, dump_item, load_figures
-from persona_prune.common.text_files import write_text
+from persona_prune.common.text_files import write_last_word, write_text
 from persona_prune.models.devices import peak_memory_mb
 
 log = logging.getLogger(__name__)
@@ -97,12 +97,15 @@ def open_run_directory(
                     log.debug("traceback", exc_info=error)
                     raise
         except KeyboardInterrupt:
-            run.status(*(("done", config_hash) if run.complete else ("failed", config_hash, INTERRUPTED)))
+            # What ended the run is what is raised, even where it can't be written down.
+            with suppress(OSError):
+                run.status(*(("done", config_hash) if run.complete else ("failed", config_hash, INTERRUPTED)))
             if run.complete and repeated is not None:
                 _discard(repeated)
             raise
         except BaseException as error:
-            run.status("failed", config_hash, one_line(error))
+            with suppress(OSError):
+                run.status("failed", config_hash, one_line(error))
             raise
         run.status("done", config_hash)
         if repeated is not None:
@@ -148,7 +151,8 @@ def close_dead(path: Path, error: str) -> bool:
         with _held(path):
             status = read_status(path)
             if status is not None and status["status"] == "running":
-                _write_status(path, "failed", status["config_hash"], error)
+                with suppress(OSError):
+                    _write_status(path, "failed", status["config_hash"], error)
     except ValueError:
         return False
     return True
@@ -157,7 +161,8 @@ def close_dead(path: Path, error: str) -> bool:
 def _write_status(path: Path, status: str, config_hash: str, error: str | None) -> None:
     who = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
     content = {"status": status, "config_hash": config_hash, "error": error, **who}
-    write_text(path / "status.json", json.dumps(content, indent=2) + "\n")
+    texts = (json.dumps(words, indent=2) + "\n" for words in (content, content | {"error": error and error[:80]}))
+    write_last_word(path / "status.json", *texts)
 
 
 def _refuse_what_is_no_run(path: Path) -> None:
@@ -218,12 +223,19 @@ def _discard(directory: Path) -> None:
     shutil.rmtree(discarded, ignore_errors=True)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk costs lines, but not a traceback for each of them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Send everything that is logged to ``path``."""
     package = logging.getLogger("persona_prune")
     root = logging.getLogger()
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     root.addHandler(file)
     level = package.level
@@ -233,4 +245,5 @@ def _logging_to(path: Path) -> Iterator[None]:
     finally:
         package.setLevel(level)
         root.removeHandler(file)
-        file.close()
+        with suppress(OSError):  # a full disk: the run itself says so, or didn't need it
+            file.close()

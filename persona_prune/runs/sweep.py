@@ -18,7 +18,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from persona_prune.common.errors import one_line
-from persona_prune.common.text_files import write_text
+from persona_prune.common.text_files import write_last_word, write_text
 from persona_prune.runs.directory import INTERRUPTED, close_dead, finished, in_use, read_status
 from persona_prune.runs.experiment import Outcome, run_experiment
 from persona_prune.runs.plan import Plan
@@ -98,7 +98,11 @@ def run_job(plan: Plan, overrides: Sequence[str], number: int, records: Records)
         raise
     finally:
         seconds = round(time.perf_counter() - started, 1)
-        records.write(replace(job, state=ended[0], seconds=seconds, error=ended[1]))
+        try:
+            records.write(replace(job, state=ended[0], seconds=seconds, error=ended[1]))
+        except OSError as error:
+            # The job's directory says how it ended, and the sweep looks there.
+            log.warning("the sweep's record of %s can't be written (%s)", job.directory, one_line(error))
     return outcome
 
 
@@ -149,7 +153,11 @@ class Sweep:
         _remove_abandoned(self._parents[0])
         self.records.directory.mkdir()
         with FileLock(self.records.directory / ".lock"):
-            self._write(self.jobs, "running")
+            try:
+                self._write(self.jobs, "running")
+            except OSError:
+                shutil.rmtree(self.records.directory, ignore_errors=True)
+                raise
             self._announce()
             try:
                 yield
@@ -174,14 +182,16 @@ class Sweep:
         # Another Ctrl-C now would cost the table, and what it is for is happening already.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         deadline = time.monotonic() + _GRACE_S
-        for job in self.records.read().values():
-            if job.state == "running":
-                self.records.write(self._settled(job, deadline))
-        jobs = self.jobs
+        jobs = [self._settled(job, deadline) if job.state == "running" else job for job in self.jobs]
         self.failed = self.ended_early or any(job.state == "failed" for job in jobs)
-        self._write(jobs, "interrupted" if self._interrupted else "failed" if self.failed else "done")
-        log.info("%s", "\n".join(table(jobs)))
+        # Before the last word is written: on a full disk it may need the room.
         shutil.rmtree(self.records.directory, ignore_errors=True)
+        try:
+            self._write(jobs, "interrupted" if self._interrupted else "failed" if self.failed else "done")
+        except OSError as error:
+            self.failed = True
+            log.error("error: sweep.json can't be written: %s", one_line(error))
+        log.info("%s", "\n".join(table(jobs)))
 
     def _settled(self, job: SweepJob, deadline: float) -> SweepJob:
         """Return the job whose record was never completed as its directory shows it; let a dead run's status say so."""
@@ -203,7 +213,10 @@ class Sweep:
         return replace(job, state="failed", error=error)
 
     def _write(self, jobs: Sequence[SweepJob], status: str) -> None:
-        """Write ``sweep.json`` into each directory that holds runs of this sweep, all or nothing."""
+        """Write ``sweep.json`` into each directory that holds runs of this sweep, all or nothing.
+
+        On a full disk, where nothing new can be, over the one that is there; then perhaps without the jobs.
+        """
         facts = {
             "status": status,
             "command": self._command,
@@ -214,7 +227,8 @@ class Sweep:
         }
         for parent in self._parents:
             own = [asdict(job) for job in jobs if Path(job.directory).parent == parent]
-            write_text(parent / "sweep.json", json.dumps({**facts, "jobs": own}, indent=2) + "\n")
+            texts = (json.dumps({**facts, "jobs": listed}, indent=2) + "\n" for listed in (own, []))
+            write_last_word(parent / "sweep.json", *texts)
 
 
 def table(jobs: Sequence[SweepJob]) -> list[str]:
