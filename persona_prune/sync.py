@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from persona_prune.runs.tracking.pushing import OfflineRun, find_offline_runs, push
+from persona_prune.runs.tracking.wandb_limits import check_environment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +46,10 @@ def _failed(run: OfflineRun, options: argparse.Namespace) -> bool:
 
 def _not_now() -> str | None:
     """Return why nothing can be pushed at all, in one line."""
+    try:
+        check_environment()
+    except ValueError as error:
+        return str(error)
     from persona_prune.runs.tracking import wandb_run  # it takes a second that --help and --dry-run are spared
 
     if not wandb_run.logged_in():

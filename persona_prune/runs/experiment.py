@@ -154,7 +154,9 @@ def _save(run: RunDirectory, built: Built | None, arms: Arms) -> dict[str, float
 
 def _run_info(plan: Plan, directory: Path) -> RunInfo:
     tags = [plan.model.name, plan.persona.name, plan.method.name]
-    return RunInfo(plan.name, plan.study, plan.method.name, tags, plan.config, plan.config_hash, directory)
+    return RunInfo(
+        plan.name, plan.study, plan.method.name, tags, plan.config, plan.config_hash, directory, plan.one_of_several
+    )
 
 
 def _seed_everything(seed: int) -> None:

@@ -45,7 +45,8 @@ class Plan:
     """Everything a run needs, checked.
 
     ``controls`` are the masks that a mask is compared with, ``control_seeds`` the number of random ones, and
-    ``with_prompt`` whether it is also measured under the persona's system prompt.
+    ``with_prompt`` whether it is also measured under the persona's system prompt. ``one_of_several`` tells a job of a
+    sweep.
     """
 
     model: ModelSpec
@@ -64,6 +65,7 @@ class Plan:
     directory: Path
     config: Mapping[str, Any]
     config_hash: str
+    one_of_several: bool
 
 
 def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
@@ -94,6 +96,7 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
         for key, node in config["evaluator"].items():
             evaluators[key] = instantiate(f"evaluator.{key}", node, problems)
     problems += _value_problems(config)
+    problems += _tracker_problems(nodes["tracker"], config.get("study"))
     if nodes["persona"] is not None:
         problems += _data_problems(nodes, evaluators, with_prompt=config.get("with_prompt") is True)
     if problems:
@@ -130,6 +133,7 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
         directory=directory,
         config=config,
         config_hash=digest,
+        one_of_several=sweep,
     )
 
 
@@ -154,6 +158,16 @@ def _value_problems(config: Mapping[str, Any]) -> list[str]:
     if output_dir is not None and not isinstance(output_dir, str):
         problems.append(f"output_dir={output_dir!r}: must be a path")
     return problems
+
+
+def _tracker_problems(tracker: Tracker | None, study: object) -> list[str]:
+    if tracker is None or not isinstance(study, str):
+        return []  # reported already
+    try:
+        tracker.check(study)
+    except ValueError as error:
+        return [f"tracker: {error}"]
+    return []
 
 
 def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, with_prompt: bool) -> list[str]:

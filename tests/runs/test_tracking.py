@@ -49,7 +49,9 @@ def tracker(**settings: object) -> WandbTracker:
 
 def info(directory: Path) -> RunInfo:
     tags = ["tiny", "extrovert", "wanda"]
-    return RunInfo("tiny-extrovert-wanda-0.25-seed42", "s", "wanda", tags, CONFIG, "abcdef012345", directory)
+    return RunInfo(
+        "tiny-extrovert-wanda-0.25-seed42", "s", "wanda", tags, CONFIG, "abcdef012345", directory, one_of_several=False
+    )
 
 
 def a_mask() -> Mask:

@@ -22,6 +22,7 @@ class RunInfo:
         config: the composed configuration.
         config_hash: tells runs of the same name apart.
         directory: where the run leaves its files.
+        one_of_several: whether it is a job of a sweep, so that what the environment says of one run isn't meant.
     """
 
     name: str
@@ -31,6 +32,7 @@ class RunInfo:
     config: Mapping[str, Any]
     config_hash: str
     directory: Path
+    one_of_several: bool
 
 
 class TrackedRun(Protocol):
@@ -50,6 +52,9 @@ class TrackedRun(Protocol):
 class Tracker(Protocol):
     """What a YAML in ``conf/tracker`` builds."""
 
+    def check(self, study: str) -> None:
+        """Raise ValueError, in one line, for what would keep a run of ``study`` from being tracked."""
+
     def start(self, run: RunInfo) -> TrackedRun:
         """Begin a run.
 
@@ -61,6 +66,9 @@ class Tracker(Protocol):
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class NoTracker:
     """Track nothing (``tracker=none``)."""
+
+    def check(self, study: str) -> None:
+        """Find nothing."""
 
     def start(self, run: RunInfo) -> TrackedRun:
         """Return a run that ignores what it is told."""

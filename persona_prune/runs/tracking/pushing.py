@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from persona_prune.runs.tracking.wandb_limits import OF_ONE_RUN
+
 _NEEDED = "needed_to_push.json"
 _TOLD = re.compile(r"^(?:wandb: )?(?:ERROR|Error:) (?!Find detailed error logs)(.*)$", re.MULTILINE)
 
@@ -78,8 +80,11 @@ def push(run: OfflineRun, entity: str | None, project: str | None, seconds: floa
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             timeout=seconds,
-            # For its own logs, which would be in the working directory.
-            env={**os.environ, "WANDB_DIR": str(run.directory.absolute())},
+            # WANDB_DIR is for its own logs, which would be in the working directory. The run's id is in its log.
+            env={
+                **{name: value for name, value in os.environ.items() if name not in OF_ONE_RUN},
+                "WANDB_DIR": str(run.directory.absolute()),
+            },
         )
     except subprocess.TimeoutExpired:
         return f"not done within {seconds:.0f} s; what is missing is pushed next time"

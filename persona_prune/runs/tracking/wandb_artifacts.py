@@ -8,10 +8,10 @@ from typing import Any, Literal
 import wandb
 
 from persona_prune.runs.tracking.base import RunInfo
+from persona_prune.runs.tracking.wandb_limits import LONGEST_NAME, shortened
 from persona_prune.saved.container import stored_manifest
 
 _PERSONA_FORMATS = "persona_prune."
-_LONGEST_NAME = 128
 _HASH = re.compile(r"-[0-9a-f]{6}$")
 _HEADLINES = ("choice/margin", "choice/accuracy_norm", "capability/perplexity_ratio", "mask/sparsity")
 
@@ -40,7 +40,7 @@ def files(artifact: wandb.Artifact) -> list[str]:
 
 
 def _artifact(path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> wandb.Artifact:
-    name = re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)[:_LONGEST_NAME]
+    name = re.sub(r"[^\w.-]", "-", shortened(name, LONGEST_NAME), flags=re.ASCII)
     artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
     # A persona file stays where it is and can be large. A signature is in the cache, which may be emptied before an
     # offline run is pushed: that one is copied.

@@ -4,6 +4,7 @@ import logging
 import os
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from persona_prune.runs.tracking import wandb_artifacts
 from persona_prune.runs.tracking.base import RunInfo
 from persona_prune.runs.tracking.figures import best, is_detail, item_table
 from persona_prune.runs.tracking.pushing import note_needed
+from persona_prune.runs.tracking.wandb_limits import LONGEST_NAME, LONGEST_TAG, environment, shortened
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +29,9 @@ def logged_in() -> bool:
     """Tell whether credentials are configured, without asking for them and without the network."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    wandb.setup(wandb.Settings(silent=True))
-    return bool(wandb.login(prompt=False, verify=False))
+    with environment(one_of_several=False):
+        wandb.setup(wandb.Settings(silent=True))
+        return bool(wandb.login(prompt=False, verify=False))
 
 
 def unreachable() -> str | None:
@@ -62,21 +65,26 @@ def start(
     Raises:
         OSError: W&B refuses, for a wrong key or an entity that isn't there.
     """
+    own_id = _own_id() if info.one_of_several else None
+    settings = wandb.Settings(silent=True, console="off", quiet=True, finish_timeout=float(finish_timeout))
     try:
-        run = wandb.init(
-            project=project,
-            entity=entity,
-            mode=cast(Any, mode),
-            dir=info.directory.absolute(),
-            name=f"{info.name}-{info.config_hash[:6]}",
-            group=info.group,
-            job_type=info.job_type,
-            tags=list(dict.fromkeys([*info.tags, *tags])),
-            config={**info.config, "run": {"config_hash": info.config_hash, "directory": str(info.directory)}},
-            settings=wandb.Settings(silent=True, console="off", quiet=True, finish_timeout=float(finish_timeout)),
-            reinit="create_new",
-        )
-    except wandb.Error as error:
+        with environment(one_of_several=info.one_of_several):
+            run = wandb.init(
+                project=project,
+                entity=entity,
+                mode=cast(Any, mode),
+                dir=info.directory.absolute(),
+                id=own_id,
+                name=f"{shortened(info.name, LONGEST_NAME - 7)}-{info.config_hash[:6]}",
+                group=info.group,
+                job_type=shortened(info.job_type, LONGEST_NAME),
+                tags=list(dict.fromkeys([*(shortened(tag, LONGEST_TAG) for tag in info.tags), *tags])),
+                config={**info.config, "run": {"config_hash": info.config_hash, "directory": str(info.directory)}},
+                settings=settings,
+                reinit="create_new",
+            )
+    # Its settings are validated by pydantic, whose errors are ValueErrors.
+    except (wandb.Error, ValueError) as error:
         raise OSError(f"W&B could not be started: {' '.join(str(error).split())}") from error
     if mode == "offline" and not _told_how_to_push:
         _told_how_to_push.append(run.id)
@@ -145,6 +153,12 @@ class WandbRun:
             self._run.log_artifact(logged[-1], aliases=["latest", self._info.config_hash[:6]])
         if self._run.offline:
             note_needed(Path(self._run.dir).parent, [file for a in logged for file in wandb_artifacts.files(a)])
+
+
+def _own_id() -> str:
+    """Return an id for one job of a sweep; W&B would give all of them the one that ``WANDB_RUN_ID`` names."""
+    given = os.environ.get("WANDB_RUN_ID", "")
+    return "-".join([*([given] if given else []), uuid.uuid4().hex[:8]])
 
 
 def _arms(metrics: Mapping[str, float]) -> set[str]:

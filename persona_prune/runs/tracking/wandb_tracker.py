@@ -1,13 +1,14 @@
 """Weights & Biases, as far as it can be set up without importing it: that takes a second, which ``none`` is spared."""
 
 import logging
-import os
 from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
 from persona_prune.common.validation import STRICT, PositiveInt
+from persona_prune.runs.tracking import wandb_limits
 from persona_prune.runs.tracking.base import NoTracker, RunInfo, TrackedRun
+from persona_prune.runs.tracking.wandb_limits import Entity, Project, Tag
 
 log = logging.getLogger(__name__)
 
@@ -20,29 +21,39 @@ class WandbTracker:
         project: where runs go.
         entity: user or team; None for the account's default one.
         mode: ``auto`` is online if an API key is configured (``WANDB_API_KEY`` or ``wandb login``) and the server can
-            be reached, and offline otherwise; ``WANDB_MODE`` decides before it. It never asks.
+            be reached, and offline otherwise; ``WANDB_MODE`` (in any case; ``dryrun`` is offline) decides before it. It
+            never asks.
         tags: added to model, persona and method.
         artifacts: whether the persona file, and the statistics it was made from, are logged too.
         finish_timeout: seconds to wait at the end of an online run for uploads.
     """
 
-    project: str
-    entity: str | None
+    project: Project
+    entity: Entity | None
     mode: Literal["auto", "online", "offline", "disabled"]
-    tags: list[str]
+    tags: list[Tag]
     artifacts: bool
     finish_timeout: PositiveInt
+
+    def check(self, study: str) -> None:
+        """Raise ValueError where W&B would refuse the study's name or the environment, now or when it is pushed."""
+        if self.mode == "disabled" or (self.mode == "auto" and wandb_limits.wanted_mode() == "disabled"):
+            return
+        longest = wandb_limits.LONGEST_NAME
+        if len(study) > longest:
+            raise ValueError(f"study={study}: W&B takes groups of at most {longest} characters; tracker=none takes all")
+        wandb_limits.check_environment()
 
     def start(self, run: RunInfo) -> TrackedRun:
         """Start a W&B run whose files are in the run directory.
 
         Raises:
+            ValueError: ``WANDB_MODE`` is no mode.
             OSError: online was asked for, and W&B can't be reached or refuses the account.
         """
         mode: str = self.mode
         if mode == "auto":
-            wanted = os.environ.get("WANDB_MODE", "")
-            mode = wanted if wanted in ("online", "offline", "disabled") else mode
+            mode = wandb_limits.wanted_mode() or mode
         if mode == "disabled":
             return NoTracker().start(run)
         from persona_prune.runs.tracking import wandb_run
