@@ -75,11 +75,19 @@ class HubModel:
 
     @property
     def source(self) -> Mapping[str, str]:
-        """The path, and the revision if one is given."""
-        return {"path": self.path, **({"revision": self.revision} if self.revision is not None else {})}
+        """The path, of a directory the absolute one, and the revision if one is given."""
+        local = Path(self.path).expanduser()
+        path = str(local.absolute()) if local.is_dir() else self.path
+        return {"path": path, **({"revision": self.revision} if self.revision is not None else {})}
+
+    def check(self) -> None:
+        """Raise OSError if the path can only be a directory's, and there is none."""
+        if names_directory(self.path) and not Path(self.path).expanduser().is_dir():
+            raise FileNotFoundError(f"no directory {self.path}: give the model's with model.path=DIRECTORY")
 
     def load(self) -> LoadedModel:
         """Load the model and its tokenizer."""
+        self.check()
         device = pick_device(self.device)
         options: dict[str, Any] = {"revision": self.revision} if self.revision else {}
         local = Path(self.path).expanduser()
@@ -97,6 +105,11 @@ class HubModel:
         if self.device_map is None:
             model = model.to(device)
         return _finish(self.name, model, tokenizer, self.chat_template)
+
+
+def names_directory(path: str) -> bool:
+    """Tell whether a path is no hub id, which is ``name`` or ``owner/name``, wherever it leads."""
+    return path.startswith(("/", "./", "../", "~")) or path in (".", "..") or path.rstrip("/").count("/") > 1
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

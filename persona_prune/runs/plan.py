@@ -21,7 +21,7 @@ from persona_prune.methods.baselines.base import Baseline
 from persona_prune.methods.baselines.prompt import no_system_prompt
 from persona_prune.methods.selection import Selection
 from persona_prune.models.devices import pick_device
-from persona_prune.models.sources import ModelSpec
+from persona_prune.models.sources import HubModel, ModelSpec
 from persona_prune.personas.pair_files import without_leaks
 from persona_prune.personas.pairs import Pair, content_hash
 from persona_prune.personas.persona import AnyPersona, Mix
@@ -192,6 +192,8 @@ def _data_problems(nodes: Mapping[str, Any], evaluators: Mapping[str, Any], *, w
         )
     if uses_pairs:
         checks += [("calibration", lambda p=part: calibration.check(p)) for part, _ in persona.parts]
+    if isinstance(model, HubModel):
+        checks.append(("model", model.check))
     if model is not None and hasattr(model, "device"):
         checks.append(("model", lambda: pick_device(model.device)))
     for where, check in checks:

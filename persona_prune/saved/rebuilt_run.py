@@ -12,7 +12,7 @@ from persona_prune.common.conf_files import config_directory
 from persona_prune.common.errors import one_line
 from persona_prune.evaluators.base import Evaluator
 from persona_prune.models.by_name import changed, model_spec
-from persona_prune.models.sources import ModelSpec
+from persona_prune.models.sources import HubModel, ModelSpec, names_directory
 from persona_prune.personas.pair_files import embedded_pairs
 from persona_prune.personas.persona import AnyPersona
 from persona_prune.saved.persona import SavedPersona
@@ -125,16 +125,51 @@ def model_of(
         device: as for `load_model`.
 
     Raises:
-        OSError, ValueError: as `load_model`; or nothing says which model it is.
+        OSError: as `load_model`; or the model was in a directory that is gone, where no hub is asked instead.
+        ValueError: as `load_model`; or nothing says which model it is.
     """
     if name is not None:
         return model_spec(name, dtype=dtype, device=device)
     directory = persona.path.parent
     if (directory / ".hydra" / "config.yaml").is_file():
-        return changed(open_run(directory).model(), dtype, device)
+        return changed(_in_its_place(open_run(directory).model(), persona), dtype, device)
     if persona.model is None:
         raise ValueError(f"{persona.path} does not name its model: give it with model=...")
     try:
-        return model_spec(persona.model, dtype=dtype, device=device)
+        spec = model_spec(persona.model)
     except FileNotFoundError:
-        raise ValueError(f"{persona.path} is for {persona.model}, which has no YAML here: give model=...") from None
+        place = _place(persona)
+        if place is None:
+            raise ValueError(f"{persona.path} is for {persona.model}, which has no YAML here: give model=...") from None
+        spec = model_spec(str(place))
+    return changed(_in_its_place(spec, persona), dtype, device)
+
+
+def _in_its_place(spec: ModelSpec, persona: SavedPersona) -> ModelSpec:
+    """Return what loads the model from the directory that it was in when the persona was made, if it was in one."""
+    if not isinstance(spec, HubModel):
+        return spec
+    place = _place(persona, spec.path)
+    return spec if place is None else dataclasses.replace(spec, path=str(place))
+
+
+def _place(persona: SavedPersona, configured: str | None = None) -> Path | None:
+    """Return the directory of a persona's model; None if it was none, as far as can be told.
+
+    Files of earlier versions have the path as it was typed: it is looked for here, and upwards from the file.
+
+    Raises:
+        FileNotFoundError: the directory is gone.
+    """
+    source = persona.manifest["description"].get("model_source")
+    path = source.get("path") if isinstance(source, Mapping) else None
+    path = path if isinstance(path, str) else configured
+    if path is None:
+        return None
+    local = Path(path).expanduser()
+    for base in (Path.cwd(), *persona.path.absolute().parents):
+        if (base / local).is_dir():
+            return base / local
+    if names_directory(path):
+        raise FileNotFoundError(f"{persona.path}: its model was in {path}, which is gone: give model=DIRECTORY")
+    return None

@@ -155,11 +155,13 @@ def test_a_persona_finds_its_model(tiny, mask, file, tmp_path):
     assert named.load().fingerprint == tiny.fingerprint == load_model("tiny_random").fingerprint
     assert isinstance(model_of(persona, "smollm2_135m"), WheelModel)
     (tmp_path / ".hydra").mkdir()
+    own = tmp_path / "own"
+    own.mkdir()
     config = {
         "model": {
             "_target_": "persona_prune.models.sources.HubModel",
             "name": "own",
-            "path": "/models/own",
+            "path": str(own),
             "revision": None,
         }
         | {"dtype": "auto", "device": "auto", "device_map": None, "chat_template": None},
@@ -170,7 +172,7 @@ def test_a_persona_finds_its_model(tiny, mask, file, tmp_path):
     (tmp_path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
     of_run = model_of(SavedPersona.load(file), None)
     assert isinstance(of_run, HubModel)
-    assert (of_run.path, of_run.dtype, of_run.device) == ("/models/own", "auto", "auto")
+    assert (of_run.path, of_run.dtype, of_run.device) == (str(own), "auto", "auto")
     changed = model_of(SavedPersona.load(file), None, dtype="bfloat16", device="cpu")
     assert changed == dataclasses.replace(of_run, dtype="bfloat16", device="cpu")
     with pytest.raises(ValueError, match=r"model\.dtype=float8"):
