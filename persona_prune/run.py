@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from omegaconf import DictConfig
 from persona_prune.common import interrupts
 from persona_prune.common.conf_files import config_directory
 from persona_prune.common.errors import one_line
-from persona_prune.runs import sweep_worker
+from persona_prune.runs import completion, sweep_worker
 from persona_prune.runs.command_line import Checked, check_command_line
 from persona_prune.runs.directory import INTERRUPTED
 from persona_prune.runs.dry_run import preview
 from persona_prune.runs.experiment import run_experiment
 from persona_prune.runs.instantiating import ConfigError
+from persona_prune.runs.overrides import arguments_of, quoted, read_options
 from persona_prune.runs.plan import build
 from persona_prune.runs.sweep import RECORDS, Records, Sweep, planned, run_job
 
@@ -57,12 +58,17 @@ def main() -> int:
     sweep_worker.log_to_terminal(level=logging.DEBUG if verbose else logging.INFO)
     interrupts.listen()
     try:
-        checked = check_command_line(sys.argv[1:])
-        if checked is not None and checked.sweep.dry_run:
+        given = sys.argv[1:]
+        checked = check_command_line(given)
+        if checked is None:
+            _ask_hydra(given)
+            return 0
+        if checked.sweep.dry_run:
             print(*preview(checked.jobs, complete=checked.complete), sep="\n")
             return 0
-        if checked is not None and checked.multirun:
-            return _run_sweep(checked)
+        sys.argv[1:] = checked.arguments
+        if checked.multirun:
+            return _run_sweep(checked, given)
         _job()
     except ConfigError as error:
         print(*(f"error: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
@@ -73,11 +79,21 @@ def main() -> int:
     return 1 if _failed else 0
 
 
-def _run_sweep(checked: Checked) -> int:
+def _ask_hydra(given: Sequence[str]) -> None:
+    """Have Hydra print what is asked for: help, a configuration, completions."""
+    options = read_options(given)
+    sys.argv[1:] = arguments_of(options, options.overrides)
+    if options.shell_completion and completion.answer(options.overrides):
+        return
+    _job()
+
+
+def _run_sweep(checked: Checked, given: Sequence[str]) -> int:
     jobs = [planned(number, *job) for number, job in enumerate(checked.jobs)]
-    sweep = Sweep(jobs, complete=checked.complete, command=sys.argv[1:])
-    records = str(sweep.records.directory).replace("'", "\\'")
-    sys.argv.append(f"++hydra.job.env_set.{RECORDS}='{records}'")  # reaches workers on other machines too
+    sweep = Sweep(jobs, complete=checked.complete, command=given)
+    sys.argv.append(
+        f"++hydra.job.env_set.{RECORDS}={quoted(str(sweep.records.directory))}"
+    )  # reaches workers on other machines too
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # an exception for us instead of a traceback for the user
     if checked.parallel:

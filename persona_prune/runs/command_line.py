@@ -1,23 +1,31 @@
 """Checking a command line as a whole: every job of a sweep is composed and built before the first one starts."""
 
 import importlib.util
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from persona_prune.common.conf_files import config_directory
 from persona_prune.common.validation import neighbours
 from persona_prune.runs.instantiating import ConfigError
+from persona_prune.runs.overrides import (
+    arguments_of,
+    parse,
+    quoted,
+    read_options,
+    search_path,
+    several_values,
+    spelt_out,
+)
 from persona_prune.runs.plan import Plan, build
 from persona_prune.runs.sweep_settings import SweepSettings
 
@@ -33,12 +41,14 @@ class Checked:
         multirun: whether it is a sweep.
         complete: whether ``jobs`` are all there will be, in this order.
         parallel: whether a launcher runs jobs in other processes.
+        arguments: the command line for Hydra, which means these very jobs.
     """
 
     jobs: Sequence[tuple[Sequence[str], Plan]]
     multirun: bool
     complete: bool
     parallel: bool
+    arguments: Sequence[str]
 
     @property
     def sweep(self) -> SweepSettings:
@@ -54,51 +64,54 @@ def check_command_line(arguments: Sequence[str]) -> Checked | None:
     Raises:
         ConfigError: with all problems found.
     """
-    options = get_args_parser().parse_args(list(arguments))
+    options = read_options(arguments)
     asks_hydra = (options.help, options.hydra_help, options.cfg, options.info, options.shell_completion)
     if any(asks_hydra):
         return None
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        try:
-            overrides = OverridesParser.create(config_loader=loader).parse_overrides(options.overrides)
-        except HydraException as error:
-            raise ConfigError([str(error).splitlines()[0]]) from None
-        search_path = [str(o.input_line) for o in overrides if o.key_or_group == "hydra.searchpath"]
-        if options.config_dir:
-            search_path.append(f"hydra.searchpath=[file://{Path(options.config_dir).absolute()}]")
-        groups = _groups(search_path)
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        # What is drawn at random is drawn here, once: the jobs that are checked are the jobs that run.
+        overrides = parse(parser, [spelt_out(override) for override in parse(parser, options.overrides)])
+        searched = search_path(overrides, options.config_dir)
+        groups = _groups(searched)
+        at = [f"hydra.searchpath=[{','.join(map(quoted, searched))}]"] if searched else []
         own = [o for o in overrides if not o.key_or_group.startswith("hydra")]
         problems, bad_groups = _group_problems(groups, own)
-        problems += _key_problems(groups, [o for o in own if o.key_or_group not in bad_groups], search_path)
+        problems += _key_problems(groups, [o for o in own if o.key_or_group not in bad_groups], at)
         if problems:
             raise ConfigError(problems)
-        settings = [str(o.input_line) for o in overrides if o.key_or_group.startswith("hydra")]
-        settings = [*search_path, *(line for line in settings if line not in search_path)]
-        machinery = _compose([*settings, *map(_first_value, own)], hydra=True).hydra
+        settings = [o for o in overrides if o.key_or_group.startswith("hydra")]
+        lines = [str(o.input_line) for o in settings if o.key_or_group != "hydra.searchpath"]
+        machinery = _compose([*at, *lines, *map(_first_value, own)], hydra=True).hydra
         complete = machinery.sweeper._target_.startswith("hydra._internal")
         parallel = not machinery.launcher._target_.startswith("hydra._internal")
-        if options.multirun:
+        multirun = options.multirun or machinery.mode == RunMode.MULTIRUN
+        drawn: list[str] = []
+        if multirun:
             _check_plugins(machinery)
-            own = _with_parameters(OverridesParser.create(config_loader=loader), machinery.sweeper, own)
+            own, drawn = _with_parameters(parser, machinery.sweeper, own)
+        elif swept := [several_values(override) for override in own if override.is_sweep_override()]:
+            raise ConfigError(swept)
         jobs = []
         for job in _jobs(own):
             try:
-                plan = build(_compose([*search_path, *job]), sweep=options.multirun)
+                plan = build(_compose([*at, *job]), sweep=multirun)
             except ConfigError as error:
                 problems += error.problems
                 continue
             jobs.append((job, plan))
-            if options.multirun and not complete:
+            if multirun and not complete:
                 problems += plan.sweep.search_problems(plan.evaluators)
     if problems:
         raise ConfigError(problems)
-    return Checked(jobs, options.multirun, complete, parallel)
+    options.run, options.multirun = False, multirun
+    words = arguments_of(options, [*(str(override.input_line) for override in overrides), *drawn])
+    return Checked(jobs, multirun, complete, parallel, words)
 
 
-def _groups(search_path: Sequence[str]) -> dict[str, set[str]]:
+def _groups(searched: Sequence[str]) -> dict[str, set[str]]:
     """Return group -> options, of our own directory and of those that the user adds."""
-    added = [Path(match) for line in search_path for match in re.findall(r"file://([^,\]'\"]+)", line)]
+    added = [Path(place.removeprefix("file://")) for place in searched if not place.startswith("pkg://")]
     groups: dict[str, set[str]] = {}
     for directory in (config_directory(), *added):
         for file in directory.glob("*/*.yaml"):
@@ -123,11 +136,9 @@ def _group_problems(groups: Mapping[str, set[str]], overrides: Sequence[Override
     return problems, bad
 
 
-def _key_problems(
-    groups: Mapping[str, set[str]], overrides: Sequence[Override], search_path: Sequence[str]
-) -> list[str]:
+def _key_problems(groups: Mapping[str, set[str]], overrides: Sequence[Override], at: Sequence[str]) -> list[str]:
     lines = [_first_value(override) for override in overrides if override.key_or_group in groups]
-    cfg = _compose([*search_path, *lines])
+    cfg = _compose([*at, *lines])
     problems = []
     for override in overrides:
         key = override.key_or_group
@@ -179,11 +190,23 @@ def _check_plugins(machinery: DictConfig) -> None:
         )
 
 
-def _with_parameters(parser: OverridesParser, sweeper: DictConfig, overrides: Sequence[Override]) -> list[Override]:
-    """Return the overrides with what ``hydra.sweeper.params`` adds to them; the command line wins."""
-    lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    both = [*parser.parse_overrides(lines), *overrides]
-    return list({override.get_key_element(): override for override in both}.values())
+def _with_parameters(
+    parser: OverridesParser, sweeper: DictConfig, overrides: Sequence[Override]
+) -> tuple[list[Override], list[str]]:
+    """Return the overrides with what ``hydra.sweeper.params`` adds to them, and the lines that were drawn of it.
+
+    The command line wins, with those lines, too.
+    """
+    found = parse(parser, [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()])
+    lines = [spelt_out(override) for override in found]
+    both = [*parse(parser, lines), *overrides]
+    named = {override.get_key_element() for override in overrides}
+    drawn = [
+        line
+        for override, line in zip(found, lines, strict=True)
+        if line != override.input_line and override.get_key_element() not in named
+    ]
+    return list({override.get_key_element(): override for override in both}.values()), drawn
 
 
 def _jobs(overrides: Sequence[Override]) -> list[list[str]]:

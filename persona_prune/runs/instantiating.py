@@ -60,7 +60,7 @@ def instantiate(path: str, node: object, problems: list[str]) -> Any:
         for detail in error.errors():
             where = ".".join(str(part) for part in (path, *detail["loc"]))
             got = f"={detail['input']}" if detail["loc"] and "missing" not in detail["type"] else ""
-            problems.append(f"{where}{got}: {_message(detail['msg'])}")
+            problems.append(f"{where}{got}: {_message(detail['msg'])}{_as_text(where, detail)}")
     except ValueError as error:
         problems.append(f"{path}: {error}")
     return None
@@ -76,6 +76,13 @@ def parts_of_mix(weights: Mapping[str, Any], problems: list[str]) -> list[Person
     ]
     found = [instantiate("persona", OmegaConf.to_container(nodes[name]), problems) for name in weights if name in names]
     return [persona for persona in found if persona is not None]
+
+
+def _as_text(where: str, detail: Mapping[str, Any]) -> str:
+    """Return what to type where a text was taken for a number."""
+    if detail["type"] != "string_type" or not isinstance(detail["input"], int | float):
+        return ""
+    return f"; as a text it is {where}='\"{detail['input']}\"'"
 
 
 def _message(text: str) -> str:

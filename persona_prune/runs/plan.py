@@ -79,6 +79,9 @@ def build(cfg: DictConfig, *, sweep: bool = False) -> Plan:
         ConfigError: with all problems found, not only the first.
     """
     config, problems = resolved(cfg)
+    for key in ("study", "output_dir"):
+        if isinstance(config.get(key), int | float) and not isinstance(config[key], bool):
+            config[key] = str(config[key])  # a name that YAML takes for a number
     problems += unknown_keys(config, (*_NODES, *_VALUES, "evaluator"), "")
     nodes: dict[str, Any] = {}
     for key in _NODES:
