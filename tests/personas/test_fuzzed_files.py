@@ -144,8 +144,9 @@ def pairs_of(rows):
 
 
 def prompts_of(rows):
-    bad = [line for line, row in rows if not isinstance(row.get("prompt"), str)]
-    return bad[0] if bad else tuple(row["prompt"] for _, row in rows)
+    prompts = [(line, row.get("prompt", row.get("question"))) for line, row in rows]
+    bad = [line for line, prompt in prompts if not isinstance(prompt, str) or not prompt.strip()]
+    return bad[0] if bad else tuple(prompt for _, prompt in prompts)
 
 
 def questions_of(rows):
