@@ -122,7 +122,12 @@ def panel(pairs: JudgePairs) -> Panel:
 
 @functools.lru_cache(maxsize=128)
 def fitted(name: str, pairs: tuple[Pair, ...]) -> Judge:
-    """Return a judge (``vectors``, ``ngrams``) or rival (``length``, ``first_word``) that learned from ``pairs``."""
+    """Return a judge (``vectors``, ``ngrams``) or rival (``length``, ``first_word``) that learned from ``pairs``.
+
+    Logistic regression, whose penalty keeps probabilities close to one half where texts have thousands of features and
+    there are few of them: so they are rescaled (Platt 1999) by what judges of the other folds say of each pair.
+    """
+    from sklearn.calibration import CalibratedClassifierCV
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
@@ -131,7 +136,10 @@ def fitted(name: str, pairs: tuple[Pair, ...]) -> Judge:
     labels = np.repeat([1, 0], len(pairs))
     features = _FEATURES[name]()
     steps = [FunctionTransformer(features)] if callable(features) else [features]
-    model: Any = make_pipeline(*steps, LogisticRegression(max_iter=2000)).fit(texts, labels)
+    place = np.tile(np.arange(len(pairs)) % _FOLDS, 2)  # both answers of a pair are held out together
+    folds = [(np.flatnonzero(place != fold), np.flatnonzero(place == fold)) for fold in range(_FOLDS)]
+    learner = CalibratedClassifierCV(LogisticRegression(max_iter=2000), cv=folds, ensemble=False)
+    model: Any = make_pipeline(*steps, learner).fit(texts, labels)
 
     def judge(said: Sequence[str]) -> Floats:
         probabilities: Floats = model.predict_proba(list(said))[:, 1] if len(said) else np.zeros(0)
