@@ -1,7 +1,7 @@
 """How far the judges of speech can be trusted: ``python -m experiments.judges.table DATA [README]``.
 
-DATA holds ``ai_persona/*.jsonl``, ``machine_mindset/*.jsonl`` and ``model_written_evals/persona/*.jsonl``; what is not there
-is left out.
+DATA holds ``ai_persona/*.jsonl``, ``machine_mindset/*.jsonl`` and ``model_written_evals/persona/*.jsonl``; what is not
+there is left out.
 """
 
 import json

@@ -12,7 +12,29 @@ from persona_prune.personas.pairs import Pair, Pole
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Persona:
+class _Named:
+    """What a persona and a mix of them are called; ``flip``: towards the opposite."""
+
+    name: Name
+    description: Text
+    opposite: Name | None
+    system_prompt: Text | None
+    source: str | None
+    flip: bool
+
+    @property
+    def shown(self) -> str:
+        """Name of the pole it becomes: the opposite's, where it is flipped."""
+        return (self.opposite or f"not_{self.name}") if self.flip else self.name
+
+    @property
+    def about(self) -> str:
+        """One sentence on what it becomes."""
+        return about(self.name, self.description, flip=self.flip)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Persona(_Named):
     """Who the model is to become, and where examples of it come from.
 
     Attributes:
@@ -26,29 +48,13 @@ class Persona:
         flip: swap the poles of every pair file, embedded or the user's, so that its other side is the target.
     """
 
-    name: Name
-    description: Text
-    opposite: Name | None
-    system_prompt: Text | None
     pairs: Name | None
     pole: Pole
-    source: str | None
-    flip: bool
 
     @property
     def spoken_for(self) -> bool:
         """Whether the system prompt describes the persona as it is turned: a flipped embedded one has another name."""
         return not self.flip or self.pairs is None
-
-    @property
-    def shown(self) -> str:
-        """Name of the pole it becomes: the opposite's, where it is flipped."""
-        return (self.opposite or f"not_{self.name}") if self.flip else self.name
-
-    @property
-    def about(self) -> str:
-        """One sentence on what it becomes."""
-        return about(self.name, self.description, flip=self.flip)
 
     @property
     def parts(self) -> "tuple[tuple[Persona, float], ...]":
@@ -62,7 +68,7 @@ class Persona:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Mix:
+class Mix(_Named):
     """Several personas at once (``persona=mix persona.weights={extrovert: 0.7, thinker: 0.3}``).
 
     A mask for a mix drops what the masks of its parts drop, each built with its share of the sparsity. Appendix F of
@@ -84,15 +90,9 @@ class Mix:
         flip: every part towards its opposite.
     """
 
-    name: Name
-    description: Text
-    opposite: str | None
-    system_prompt: Text | None
-    source: str | None
     weights: Annotated[dict[Name, Annotated[float, Field(gt=0.0)]], Field(min_length=1)]
     pooled: bool
     personas: list[Persona]
-    flip: bool
 
     def __post_init__(self) -> None:
         if self.pooled and len(set(self.weights.values())) > 1:
@@ -107,16 +107,6 @@ class Mix:
         total = sum(self.weights.values())
         turned = [replace(p, flip=p.flip != self.flip) for p in self.personas]
         return tuple((p, weight / total) for p, weight in zip(turned, self.weights.values(), strict=True))
-
-    @property
-    def shown(self) -> str:
-        """Name of what it becomes: the opposite's, where it is flipped."""
-        return (self.opposite or f"not_{self.name}") if self.flip else self.name
-
-    @property
-    def about(self) -> str:
-        """One sentence on what it becomes."""
-        return about(self.name, self.description, flip=self.flip)
 
     @property
     def spoken_for(self) -> bool:

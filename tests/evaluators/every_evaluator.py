@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from persona_prune.evaluators.base import Evaluator
 from persona_prune.evaluators.capability import Capability
@@ -31,6 +32,27 @@ YES_NO = (
     ("Is it fine to step back now?", "No, not for a moment.", "Yes, it is time to rest."),
 )
 TEMPLATES = ["Options:\n{options}\n\nStatement: {item}\n\nWhich option describes you?", "{item}\n{options}\nAnswer:"]
+
+
+def speech(**changes: Any) -> Speech:
+    """Return the evaluator of speech, greedy, on the embedded prompts, without a judge that is asked."""
+    plain = {
+        "prompts_path": None,
+        "prompts_split": None,
+        "limit": None,
+        "max_new_tokens": 12,
+        "samples": 0,
+        "temperature": 0.7,
+        "top_p": 0.95,
+        "seed": 5,
+        "batch_size": 32,
+        "judge_path": None,
+        "calibration_path": None,
+        "calibration_split": None,
+        "other_traits": False,
+        "judge": {"base_url": None, "model": None},
+    }
+    return Speech(**(plain | changes))
 
 
 def every_evaluator(folder: Path, *, batch_size: int) -> dict[str, Evaluator]:
@@ -65,30 +87,7 @@ def every_evaluator(folder: Path, *, batch_size: int) -> dict[str, Evaluator]:
             answer_tokens=6,
             batch_size=batch_size,
         ),
-        "speech": Speech(
-            prompts_path=None,
-            prompts_split=None,
-            limit=6,
-            max_new_tokens=32,
-            samples=0,
-            temperature=1.0,
-            top_p=1.0,
-            seed=0,
-            batch_size=batch_size,
-            judge_path=None,
-            calibration_path=None,
-            calibration_split=None,
-            other_traits=False,
-            judge={
-                "base_url": None,
-                "model": None,
-                "key_variable": "OPENAI_API_KEY",
-                "requests_per_minute": None,
-                "timeout": 1.0,
-                "retries": 0,
-                "parallel": 1,
-            },
-        ),
+        "speech": speech(limit=6, max_new_tokens=32, temperature=1.0, top_p=1.0, batch_size=batch_size),
         "lm_eval": LMEval(
             tasks=["persona_extrovert"],
             include_path=None,

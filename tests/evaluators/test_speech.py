@@ -11,7 +11,6 @@ import torch
 from persona_prune.evaluators import judges, speech
 from persona_prune.evaluators.degenerate import measure
 from persona_prune.evaluators.results import EvalResult
-from persona_prune.evaluators.speech import Speech
 from persona_prune.masks.applying import masked
 from persona_prune.masks.mask import Mask, pack_bits
 from persona_prune.models.chat_text import chat_prompt
@@ -19,17 +18,8 @@ from persona_prune.models.generation import greedy_answers
 from persona_prune.personas.pair_files import embedded_prompts
 from persona_prune.personas.pairs import normalise
 from persona_prune.personas.persona import Mix
+from tests.evaluators import every_evaluator
 from tests.reference import oracles
-
-NO_JUDGE = {
-    "base_url": None,
-    "model": None,
-    "key_variable": "OPENAI_API_KEY",
-    "requests_per_minute": None,
-    "timeout": 1.0,
-    "retries": 0,
-    "parallel": 1,
-}
 
 
 def quiet(label, total):
@@ -44,22 +34,7 @@ def without_encoder(monkeypatch):
 
 @pytest.fixture
 def evaluator():
-    return Speech(
-        prompts_path=None,
-        prompts_split=None,
-        limit=4,
-        max_new_tokens=12,
-        samples=2,
-        temperature=0.7,
-        top_p=0.95,
-        seed=5,
-        batch_size=32,
-        judge_path=None,
-        calibration_path=None,
-        calibration_split=None,
-        other_traits=False,
-        judge=NO_JUDGE,
-    )
+    return every_evaluator.speech(limit=4, samples=2)
 
 
 def test_greedy_answers_are_those_of_single_prompts(tiny, persona, evaluator):
