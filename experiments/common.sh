@@ -30,7 +30,7 @@ else
 fi
 out=$(whole "$out")
 # The first of the neutral prompts: all 64 take longer than everything else that is asked here.
-head -n "$neutral" "$here/../../persona_prune/personas/embedded/neutral/prompts.jsonl" > "$out/neutral_prompts.jsonl"
+head -n "$neutral" "$here/../../persona_prune/personas/embedded/neutral/heldout_prompts.jsonl" > "$out/neutral_prompts.jsonl"
 capability="evaluator.capability.max_text_tokens=$text_tokens evaluator.capability.neutral_path=$out/neutral_prompts.jsonl"
 
 # full A B: A, or B with QUICK.

@@ -18,6 +18,7 @@ _RUN_COLUMNS = {
     "margin_vs_generic": "+.2f",
     "margin_vs_opposite": "+.2f",
 }
+_HEARD = {"heard": "expressed", "judges": "persona", "coherent": "coherent"}
 _NAMES = {
     "accuracy_norm": "per token",
     "matching_log_prob_delta": "own answers",
@@ -46,12 +47,18 @@ def runs_table(
         asked = (run.model, run.persona, items)
         if f"dense/{evaluator}/margin" in run.metrics and asked not in seen and run.method != "none":
             seen.add(asked)
-            rows.append([run.persona, "dense", *_figures(run, f"dense/{evaluator}", items), "", ""])
+            heard = _heard(run, "dense/speech")
+            rows.append([run.persona, "dense", *heard, *_figures(run, f"dense/{evaluator}", items), "", ""])
         ratio = number(run.metrics, "capability/perplexity_ratio", ".3g") if run.method != "none" else ""
         drift = number(run.metrics, "capability/neutral_drift", "+.2f") if run.method != "none" else ""
-        rows.append([run.persona, label(run), *_figures(run, evaluator, items), ratio, drift])
+        heard = _heard(run, "speech")
+        rows.append([run.persona, label(run), *heard, *_figures(run, evaluator, items), ratio, drift])
     columns = [_NAMES.get(key, key) for key in _RUN_COLUMNS]
-    return markdown(["persona", "method", *columns, "perplexity ratio", "neutral drift"], rows)
+    return markdown(["persona", "method", *_HEARD, *columns, "perplexity ratio", "neutral drift"], rows)
+
+
+def _heard(run: Run, prefix: str) -> list[str]:
+    return [interval(run.metrics, f"{prefix}/{key}", ".2f") for key in _HEARD.values()]
 
 
 def _figures(run: Run, prefix: str, items: str) -> list[str]:

@@ -33,7 +33,7 @@ PRESETS = sorted(path.stem for path in (config_directory() / "experiment").glob(
 def files(tmp_path):
     """Twelve items of each kind, so that calibration and test parts both have some."""
     rows = {
-        "pairs": [{"prompt": f"{n}?", "matching": "Yes.", "not_matching": "No."} for n in range(12)],
+        "pairs": [{"prompt": f"{n}?", "matching": "Yes.", "not_matching": "No."} for n in range(80)],
         "questions": [{"query": f"{n}?", "choices": ["a", "b"], "gold": 0} for n in range(12)],
         "roles": [
             {"target_role": "Sherlock", "question": f"{n}?", "multi_choices": ["A. a", "B. b"], "gt_answer": "A"}
