@@ -27,7 +27,7 @@ from persona_prune.models.likelihood import score
 from persona_prune.models.loaded import LoadedModel
 from persona_prune.models.rows import Row
 from persona_prune.models.sentence_vectors import encoder_is_there
-from persona_prune.personas.pair_files import EMBEDDED, embedded_prompts, read_prompts
+from persona_prune.personas.pair_files import EMBEDDED, embedded_prompts, holds_answers, read_pairs, read_prompts
 from persona_prune.personas.pairs import normalise
 from persona_prune.personas.persona import AnyPersona, Persona
 from persona_prune.personas.splits import Split, split_of
@@ -189,7 +189,9 @@ class Speech:
 
     def _items(self, persona: AnyPersona) -> "list[_Item]":
         if self.prompts_path is not None:
-            read = dict.fromkeys(read_prompts(self.prompts_path))
+            # Of pairs, those that choice would ask: public files have a few rows that ask nothing.
+            pairs = read_pairs(self.prompts_path) if holds_answers(self.prompts_path) else ()
+            read = dict.fromkeys([pair.prompt for pair in pairs] or read_prompts(self.prompts_path))
             prompts = [prompt for prompt in read if self.prompts_split in (None, split_of(prompt))][: self.limit]
             if not prompts:
                 raise ValueError(f"{self.prompts_path}: no prompt falls into the {self.prompts_split} split")

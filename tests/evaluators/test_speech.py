@@ -163,3 +163,12 @@ def test_prompts_are_needed(persona, evaluator, tmp_path):
         replace(evaluator, prompts_path=str(empty)).check(persona)
     with pytest.raises(FileNotFoundError, match="no file at"):
         replace(evaluator, prompts_path=str(tmp_path / "absent.jsonl")).check(persona)
+
+
+def test_of_a_file_of_pairs_those_prompts_are_asked_that_choice_would_ask(persona, evaluator, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"What of {n}?", "matching": "All.", "not_matching": "None."} for n in range(20)]
+    rows[3]["prompt"] = ""  # as on line 407 of the public power-seeking pairs
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = replace(evaluator, prompts_path=str(path), limit=None)._items(persona)
+    assert len(asked) == 19
