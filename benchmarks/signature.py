@@ -8,7 +8,7 @@ from benchmarks import reference
 from benchmarks.measure import Arm, interleaved, ratio
 from benchmarks.rows import Row
 from benchmarks.setting import BATCH, Setting
-from persona_prune.models import likelihood, rows
+from persona_prune.models import packing, passes, rows
 
 _REFERENCE_SHARE = 2  # every second prompt: what it costs is proportional to their number
 
@@ -49,11 +49,10 @@ def measure(setting: Setting) -> list[Row]:
 def bare_forward(setting: Setting, rows: list[rows.Row], batch_size: int) -> int:
     """Run the model over packed rows, reading nothing; return how many tokens that took, padding included."""
     model = setting.loaded.model
-    shared, rest = likelihood.split_prefix(model, rows)
-    prefix = likelihood.Prefix(model, shared) if shared else None
+    shared, rest = packing.split_prefix(model, rows)
+    prefix = passes.Prefix(model, shared) if shared else None
     tokens = len(shared)
-    for indices in rows.batches(rest, batch_size):
-        batch = rows.pack([rest[i] for i in indices], setting.pad, model.device)
-        likelihood.forward(model, replace(batch, sources=batch.sources[:1]), prefix)
+    for _, batch in packing.laid_out(model, rest, pad_id=setting.pad, batch_size=batch_size):
+        passes.forward(model, replace(batch, sources=batch.sources[:1]), prefix)
         tokens += batch.input_ids.numel()
     return tokens

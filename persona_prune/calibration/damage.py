@@ -15,9 +15,11 @@ from persona_prune.calibration import signature_cache
 from persona_prune.calibration.gradients import output_gradients
 from persona_prune.common.cache import kept
 from persona_prune.common.progress import Progress
-from persona_prune.models.likelihood import PIECE, forward
+from persona_prune.models.likelihood import PIECE
 from persona_prune.models.loaded import LoadedModel
-from persona_prune.models.rows import Row, batches, pack
+from persona_prune.models.packing import check_by_token, laid_out
+from persona_prune.models.passes import forward
+from persona_prune.models.rows import Row
 
 log = logging.getLogger(__name__)
 
@@ -51,27 +53,29 @@ def generic_damage(
     sampled, token by token, from the model's own distribution at every answer position of ``rows``, so that
     ``E[delta_i^2] E[x_j^2]`` is the diagonal of the K-FAC Fisher matrix (Martens and Grosse 2015): what a change of
     ``w_ij`` costs the model on this text, comparable across rows and layers. Means are over tokens, padding excluded.
+
+    Raises:
+        ValueError: a Linear doesn't read one vector a token.
     """
+    check_by_token(model, linears)
     inputs = {name: torch.zeros(m.in_features, dtype=torch.float64) for name, m in linears.items()}
     outputs = {name: torch.zeros(m.out_features, dtype=torch.float64) for name, m in linears.items()}
-    real: Tensor | None = None  # flat positions of the current batch that are no padding
+    real: dict[int, Tensor] = {}  # by length of the flat batch, flat positions that are no padding
 
     def add(name: str, delta: Tensor, read: Tensor) -> None:
-        assert real is not None
-        kept = read.index_select(0, real.to(read.device)).float()
+        kept = read.index_select(0, real[len(read)].to(read.device)).float()
         inputs[name] += kept.square().sum(0).cpu().double()
         outputs[name] += delta.float().square().sum(0).cpu().double()
 
     tokens = 0
     generator = torch.Generator().manual_seed(seed)
     with output_gradients(model, linears, add):
-        for indices in batches(rows, batch_size):
-            batch = pack([rows[i] for i in indices], pad_id, model.device)
-            real = (batch.branch >= -1).flatten().nonzero()[:, 0]
+        for indices, batch in laid_out(model, rows, pad_id=pad_id, batch_size=batch_size):
+            real = {p.branch.numel(): (p.branch >= -1).flatten().nonzero()[:, 0] for p in batch.parts()}
             with torch.enable_grad():
                 logits = forward(model, batch)
                 logits.backward(_to_sampled_gradient(logits.detach(), generator))  # type: ignore[no-untyped-call]
-            tokens += len(real)
+            tokens += int((batch.branch >= -1).sum())
             on_batch(len(indices))
     return {name: Damage((inputs[name] / tokens).float(), (outputs[name] / tokens).float()) for name in linears}
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from persona_prune.calibration.objectives import Objective
-from persona_prune.models.likelihood import Prefix, branch_answers, forward, split_prefix
-from persona_prune.models.rows import Row, batches, pack
+from persona_prune.models.likelihood import branch_answers
+from persona_prune.models.packing import laid_out, split_prefix
+from persona_prune.models.passes import Prefix, forward
+from persona_prune.models.rows import Row
 
 _TOKENS_PER_ROW = 160  # on average over a batch, padded; what is shorter comes in batches as large as asked for
 
@@ -166,8 +168,8 @@ def add_gradient(
     shared, rest = split_prefix(model, rows)
     total = 0.0
     # All activations of a batch are kept for its backward pass: long rows come in smaller batches.
-    for indices in batches(rest, batch_size, batch_size * _TOKENS_PER_ROW):
-        batch = pack([rest[i] for i in indices], pad_id, model.device)
+    most = batch_size * _TOKENS_PER_ROW
+    for indices, batch in laid_out(model, rest, pad_id=pad_id, batch_size=batch_size, most_tokens=most):
         with torch.enable_grad():
             prefix = Prefix(model, shared) if shared else None
             value = objective(indices, branch_answers(forward(model, batch, prefix), batch))

@@ -1,5 +1,6 @@
 """Activation signatures: streaming statistics of what enters each Linear, for all answers of a prompt at once."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from persona_prune.common.validation import Positions
-from persona_prune.models.likelihood import Prefix, forward, split_prefix
-from persona_prune.models.rows import Batch, Row, batches, pack
+from persona_prune.models.packing import check_by_token, laid_out, split_prefix
+from persona_prune.models.passes import Prefix, forward
+from persona_prune.models.rows import Batch, Row
 
-VERSION = 4  # raise it whenever statistics, or masks made from them, come out differently, so that none is reused
+VERSION = 5  # raise it whenever statistics, or masks made from them, come out differently, so that none is reused
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,11 @@ def collect(
     """Return one signature for each branch of ``rows`` (target and contrast, for pairs), from one pass over them.
 
     Raises:
-        ValueError: there are no rows, or a Linear is never reached.
+        ValueError: there are no rows, or a Linear is never reached or doesn't read one vector a token.
     """
     if not rows:
         raise ValueError("no calibration pairs: a signature needs at least one")
+    check_by_token(model, linears)
     poles = range(len(rows[0].branches))
     leader = shared_inputs(model, linears)
     leaders = {name: linears[name] for name in linears if leader[name] == name}
@@ -140,8 +143,10 @@ def collect(
         for name, module in leaders.items()
     }
     selected: list[tuple[Tensor, Tensor, Tensor]] = []
+    uses, passes = Counter[str](), 0
 
     def observe(name: str, tensor: Tensor) -> None:
+        uses[name] += 1
         flat = tensor.flatten(0, -2)
         for accumulator, (index, sequence, lengths) in zip(sums[name], selected, strict=True):
             index, sequence, lengths = (t.to(flat.device) for t in (index, sequence, lengths))
@@ -153,17 +158,22 @@ def collect(
         shared, rows = split_prefix(model, rows)
     prefix = Prefix(model, shared) if shared else None
     with input_hooks(leaders, observe):
-        for indices in batches(rows, batch_size):
-            batch = pack([rows[i] for i in indices], pad_id, model.device)
-            selected[:] = [_positions(batch, pole, positions) for pole in poles]
-            for pole in poles:
-                tokens[pole] += len(selected[pole][0])
-            # Hooks read the inputs; of the logits, the fewest that a pass can make.
-            forward(model, replace(batch, sources=batch.sources[:1]), prefix)
+        for indices, batch in laid_out(model, rows, pad_id=pad_id, batch_size=batch_size):
+            for part in batch.parts():
+                selected[:] = [_positions(part, pole, positions) for pole in poles]
+                passes += 1
+                for pole in poles:
+                    tokens[pole] += len(selected[pole][0])
+                # Hooks read the inputs; of the logits, the fewest that a pass can make.
+                forward(model, replace(part, sources=part.sources[:1]), prefix)
             on_batch(len(indices))
     return tuple(
         Signature(
-            {name: _statistics(pair[pole].sums, tokens[pole], len(rows)) for name, pair in sums.items()},
+            {
+                # A block that several layers share runs several times a pass.
+                name: _statistics(pair[pole].sums * (passes / uses[name]), tokens[pole], len(rows))
+                for name, pair in sums.items()
+            },
             leader,
             model_fingerprint,
             data_hash,
@@ -209,8 +219,12 @@ def _statistics(sums: Tensor, tokens: int, sequences: int) -> Statistics:
 
 
 def _positions(batch: Batch, pole: int, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
-    """Return flat token indices, the row of each, and the number of tokens by row, for one pole of a batch."""
+    """Return flat token indices, the row of each, and the number of tokens by row, for one pole of a batch.
+
+    Rows are those that have the pole, counted from 0.
+    """
     chosen = batch.branch == pole
+    held = chosen.any(1)
     if positions == "all":
-        chosen = chosen | (batch.branch == -1)
-    return chosen.flatten().nonzero()[:, 0], chosen.nonzero()[:, 0], chosen.sum(1)
+        chosen = chosen | ((batch.branch == -1) & held[:, None])
+    return chosen.flatten().nonzero()[:, 0], chosen[held].nonzero()[:, 0], chosen.sum(1)[held]

@@ -25,25 +25,45 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Left-padded rows.
+    """Rows side by side: packed, left-padded, or one answer a row and padding behind it.
 
     Attributes:
         input_ids: ``[rows, length]`` token ids.
-        position_ids: ``[rows, length]`` positions within prompt + own branch.
-        allowed: ``[rows, 1, length, length]`` bool, True where the query (third axis) may see the key (last axis).
+        position_ids: ``[rows, length]`` positions within prompt + own branch; None where the model's own are right.
+        allowed: ``[rows, 1, length, length]`` bool, True where the query (third axis) may see the key (last axis); None
+            where a row has one answer, and the model's own mask is right.
         branch: ``[rows, length]`` int, -2 for padding, -1 for the prompt, else the number of the branch.
         sources: ``[answer tokens]``, flat positions from which the branch tokens are predicted, row by row.
         labels: ``[answer tokens]``, the branch tokens themselves.
         rows: the rows themselves.
+        alone: the model takes one sequence at a time, without padding.
     """
 
     input_ids: Tensor
-    position_ids: Tensor
-    allowed: Tensor
+    position_ids: Tensor | None
+    allowed: Tensor | None
     branch: Tensor
     sources: Tensor
     labels: Tensor
     rows: tuple[Row, ...]
+    alone: bool
+
+    def parts(self) -> "list[Batch]":
+        """Return the batches that the model takes at once, with flat positions of their own, in this one's order."""
+        if not self.alone:
+            return [self]
+        found = []
+        rows = [(row, number) for row in self.rows for number in range(len(row.branches))]
+        sizes = [len(row.branches[number]) for row, number in rows]
+        for i, ((row, number), labels) in enumerate(zip(rows, torch.split(self.labels, sizes), strict=True)):
+            length = len(row.prompt) + sizes[i]
+            kept = slice(i, i + 1), slice(length)
+            sources = torch.arange(len(row.prompt) - 1, length - 1, device=labels.device)
+            only = Row(row.prompt, (row.branches[number],))
+            found.append(
+                Batch(self.input_ids[kept], None, None, self.branch[kept], sources, labels, (only,), alone=False)
+            )
+        return found
 
 
 def pair_rows(tokenizer: Any, pairs: Iterable[Pair], max_tokens: int) -> list[Row]:
@@ -103,7 +123,7 @@ def batches(rows: Sequence[Row], batch_size: int, most_tokens: int | None = None
 
 
 def pack(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> Batch:
-    """Lay ``rows`` out as one left-padded batch."""
+    """Lay ``rows`` out as one left-padded batch, all branches of a prompt in one row."""
     length = max(len(row) for row in rows)
     ids = torch.full((len(rows), length), pad_id)
     positions = torch.zeros((len(rows), length), dtype=torch.long)
@@ -129,4 +149,26 @@ def pack(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> Batch:
     # Padding attends to padding, so that no row of the softmax is empty.
     allowed = ((key == query) | ((key == -1) & (query >= 0))) & causal
     index, targets = (torch.tensor(values, dtype=torch.long, device=device) for values in (sources, labels))
-    return Batch(ids, positions, allowed, branch, index, targets, tuple(rows))
+    return Batch(ids, positions, allowed, branch, index, targets, tuple(rows), alone=False)
+
+
+def apart(rows: Sequence[Row], pad_id: int, device: torch.device | str, *, alone: bool) -> Batch:
+    """Lay ``rows`` out with one branch a row, padding behind it, where no token of a causal model sees it.
+
+    ``alone`` has the model take one sequence at a time, for those to which even that makes a difference.
+    """
+    sequences = [(row.prompt, number, branch) for row in rows for number, branch in enumerate(row.branches)]
+    length = max(len(prompt) + len(branch) for prompt, _, branch in sequences)
+    ids = torch.full((len(sequences), length), pad_id)
+    kinds = torch.full((len(sequences), length), -2)
+    sources: list[int] = []
+    labels: list[int] = []
+    for i, (prompt, number, branch) in enumerate(sequences):
+        end = len(prompt) + len(branch)
+        ids[i, :end] = torch.tensor((*prompt, *branch), dtype=torch.long)
+        kinds[i, : len(prompt)] = -1
+        kinds[i, len(prompt) : end] = number
+        sources += range(i * length + len(prompt) - 1, i * length + end - 1)
+        labels += branch
+    index, targets = (torch.tensor(values, dtype=torch.long, device=device) for values in (sources, labels))
+    return Batch(ids.to(device), None, None, kinds.to(device), index, targets, tuple(rows), alone=alone)

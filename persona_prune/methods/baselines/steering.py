@@ -16,9 +16,11 @@ from persona_prune.common.progress import Progress
 from persona_prune.common.validation import STRICT, Name
 from persona_prune.masks.applying import Intervention
 from persona_prune.methods.baselines.base import Material, refuse_mix
-from persona_prune.models.likelihood import forward, score
+from persona_prune.models.likelihood import score
 from persona_prune.models.loaded import LoadedModel
-from persona_prune.models.rows import Row, batches, pack, pair_rows
+from persona_prune.models.packing import laid_out, packing
+from persona_prune.models.passes import forward
+from persona_prune.models.rows import Row, pair_rows
 from persona_prune.personas.persona import AnyPersona
 
 log = logging.getLogger(__name__)
@@ -122,6 +124,7 @@ def mean_differences(
 ) -> dict[int, Tensor]:
     """Return, by layer number, the mean over rows of branch 0's minus branch 1's mean hidden state, ``[hidden]``."""
     modules = decoder_layers(loaded.model)
+    packing(loaded.model)  # its own passes are not to be kept
     outputs: dict[int, Tensor] = {}
 
     def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
@@ -134,16 +137,18 @@ def mean_differences(
     with ExitStack() as hooks:
         for number in layers:
             hooks.callback(modules[number].register_forward_hook(keep(number)).remove)
-        for indices in batches(rows, batch_size):
-            batch = pack([rows[i] for i in indices], loaded.tokenizer.pad_token_id, loaded.model.device)
-            forward(loaded.model, batch)
-            for number, hidden in outputs.items():
-                branch = batch.branch.to(hidden.device)
-                means = [
-                    ((branch == pole)[..., None] * hidden.float()).sum(1) / (branch == pole).sum(1, keepdim=True)
-                    for pole in (0, 1)
-                ]
-                sums[number] = sums[number] + (means[0] - means[1]).sum(0).cpu()
+        for indices, batch in laid_out(loaded.model, rows, pad_id=loaded.pad_id, batch_size=batch_size):
+            means: dict[tuple[int, int], list[Tensor]] = {(n, pole): [] for n in layers for pole in (0, 1)}
+            for part in batch.parts():
+                forward(loaded.model, part)
+                for (number, pole), found in means.items():
+                    hidden = outputs[number]
+                    own = part.branch.to(hidden.device) == pole
+                    own, hidden = own[own.any(1)], hidden[own.any(1)].float()
+                    found.append((own[..., None] * hidden).sum(1) / own.sum(1, keepdim=True))
+            for number in layers:
+                target, contrast = (torch.cat(means[number, pole]) for pole in (0, 1))
+                sums[number] = sums[number] + (target - contrast).sum(0).cpu()
             on_batch(len(indices))
     return {number: total / len(rows) for number, total in sums.items()}
 
