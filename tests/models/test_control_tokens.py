@@ -72,7 +72,14 @@ def rows(path, *texts):
 
 
 GOOD = [(f"What about {n}?", "This.", "That.") for n in range(4)]
-FAST = ["model=tiny_random", "evaluator.choice.limit=2", "calibration.limit=2", "controls=[]", "method=wanda"]
+FAST = [
+    "model=tiny_random",
+    "evaluator=[choice,capability]",
+    "evaluator.choice.limit=2",
+    "calibration.limit=2",
+    "controls=[]",
+    "method=wanda",
+]
 
 
 def test_a_run_refuses_them_with_file_and_line_before_it_measures(in_tmp, cache, tiny):

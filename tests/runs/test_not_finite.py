@@ -199,8 +199,8 @@ def test_no_verdict_on_no_numbers():
 
 
 def test_what_picks_the_likeliest_token_is_asked_too(tiny, in_tmp):
-    lines = ["model=tiny_random", "evaluator=generation", "evaluator.generation.limit=1", "tracker=none", "method=none"]
-    ((_, plan),) = check_command_line([*lines, "evaluator.generation.max_new_tokens=2"]).jobs
+    lines = ["model=tiny_random", "evaluator=speech", "evaluator.speech.limit=1", "tracker=none", "method=none"]
+    ((_, plan),) = check_command_line([*lines, "evaluator.speech.max_new_tokens=2"]).jobs
     broken = copy.deepcopy(tiny.model)
     damaged(broken)
     loaded = LoadedModel(name="own", model=broken, tokenizer=tiny.tokenizer, fingerprint=fingerprint(broken))

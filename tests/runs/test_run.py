@@ -21,6 +21,7 @@ from tests.reference.offline_wandb import read_run
 
 FAST = [
     "model=tiny_random",
+    "evaluator=[choice,capability]",
     "evaluator.choice.limit=4",
     "calibration.limit=4",
     "evaluator.capability.max_text_tokens=64",
@@ -286,3 +287,22 @@ def test_baselines_run_by_the_same_protocol_and_a_sweep_goes_on_where_it_was(tmp
     assert found["prompt"]["capability/perplexity_ratio"] == found["rag"]["capability/perplexity_ratio"] == 1.0
     assert found["steering"]["capability/perplexity_ratio"] != 1.0
     assert len({metrics["choice/margin"] for metrics in found.values()}) == 4
+
+
+def test_a_run_ends_with_what_the_model_says(tmp_path):
+    """Also what scripts outside rely on: names of figures and of what stands in the samples."""
+    speech = ["evaluator=[speech,capability]", "evaluator.speech.limit=3", "evaluator.speech.max_new_tokens=6"]
+    small = ["model=tiny_random", "calibration.limit=4", "evaluator.capability.max_text_tokens=64", "tracker=none"]
+    done = run(*small, *speech, "method=contrastive_wanda", "controls=[opposite]", "output_dir=here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "here" / "metrics.json").read_text())
+    for figure in ("expressed", "persona", "coherent", "on_topic", "echo"):
+        assert {f"speech/{figure}", f"dense/speech/{figure}"} <= metrics.keys()
+    assert {"speech/above_dense", "speech/persona_vs_opposite", "speech/judge_auc"} <= metrics.keys()
+    rows = [json.loads(line) for line in (tmp_path / "here" / "samples" / "speech.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    assert all({"prompt", "answer", "dense_answer", "opposite_answer"} <= row.keys() for row in rows)
+    said = done.stdout + done.stderr
+    assert all(f"  > {row['prompt']}" in said for row in rows)
+    page = (tmp_path / "here" / "report.html").read_text()
+    assert page.index("What it says now") < page.index("Figures")
