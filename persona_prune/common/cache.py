@@ -71,7 +71,8 @@ def atomic(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk is told without the place
+        if error.errno is not None:  # else the path would take the place of the message
+            error.filename = error.filename or str(path)  # a full disk is told without the place
         raise
     finally:
         partial.unlink(missing_ok=True)

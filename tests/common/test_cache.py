@@ -142,7 +142,7 @@ def test_damaged_or_unreadable_statistics_are_computed_again(tmp_path, monkeypat
 
     monkeypatch.setattr(damage, "load_file", forbidden)
     monkeypatch.setattr(damage, "generic_damage", lambda *_, **__: {})
-    monkeypatch.setattr(damage, "store", lambda *_: None)
+    monkeypatch.setattr(damage.signature_cache, "store_finite", lambda *_: None)
     found, _ = damage.cached_damage(tiny, [], "digest", batch_size=1, seed=0, progress=lambda *_: lambda _: None)
     assert found == {}
     assert "computing them again" in caplog.text
