@@ -8,7 +8,7 @@ from persona_prune.models.loaded import LoadedModel
 from persona_prune.personas.persona import AnyPersona
 
 VERSION = (
-    4  # raise it whenever an evaluator would give other figures, so that cached ones and finished runs are not reused
+    5  # raise it whenever an evaluator would give other figures, so that cached ones and finished runs are not reused
 )
 
 
